@@ -1,0 +1,1 @@
+"""Reading transcripts, finding their responses, turning them into token ids."""

@@ -1,0 +1,1 @@
+"""Statistics over the tables of a run; never imports torch."""

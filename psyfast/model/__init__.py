@@ -1,0 +1,1 @@
+"""Model families as traits, the decoder, and loading of configurations and weights."""

@@ -1,0 +1,1 @@
+"""Loading models: configuration, weight sources, tokenizers."""

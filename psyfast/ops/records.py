@@ -1,0 +1,145 @@
+"""What goes in and out of the operators: frozen records with shapes in their names.
+
+T tokens, N scored rows, D hidden, V vocabulary, H query heads, K kv heads (or option columns), E head dimension.
+
+Every backend's operators take and return these; DESIGN's table of the five operators is their contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+
+class Lane(str, Enum):
+    """Arithmetic of the matrix products: the type of the packed operands; sums are fp32 in both."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm: x / sqrt(mean(x²) + eps) · (weight + 1 if unit_offset else weight)."""
+
+    weight_D: Tensor
+    eps: float
+    unit_offset: bool = False
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of a layer: dimension pair i of a position turns by position · inv_freq[i] (halves paired).
+
+    inv_freq: the rotated pairs' frequencies after scaling; fewer pairs than half a head leave the rest as they are.
+    attention_scale multiplies cos and sin (yarn's temperature; 1 elsewhere).
+    """
+
+    inv_freq: Tensor
+    attention_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class AttnInWeights:
+    """Norm, fused projection [(H + 2K)·E, D] of queries, keys and values (in this order), its bias, per-head norms."""
+
+    norm: Norm
+    qkv_proj: Tensor
+    bias: Tensor | None
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: Rope | None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class AttentionParams:
+    """How scores are formed: q·k · scale, bent to ±soft_cap, over the last `window` positions, with a sink a head.
+
+    A sink is a logit that takes part in the softmax and carries no value.
+    """
+
+    scale: float
+    window: int | None = None
+    soft_cap: float | None = None
+    sinks_H: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AttnOutWeights:
+    """Output projection [D, H·E], its bias, and a norm of its result before it is added to the residual."""
+
+    o_proj: Tensor
+    bias: Tensor | None = None
+    post_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class MlpWeights:
+    """Norm, fused gate and up projection [2F, D] (gate first), down projection [D, F], activation, post-norm."""
+
+    norm: Norm
+    gate_up_proj: Tensor
+    down_proj: Tensor
+    activation: str = "silu"
+    post_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Everything one decoder layer needs."""
+
+    attn_in: AttnInWeights
+    attention: AttentionParams
+    attn_out: AttnOutWeights
+    mlp: MlpWeights
+
+
+@dataclass(frozen=True)
+class Pages:
+    """K and V of one layer for a whole batch, with the CSR tables (see psyfast.plan.pages), on the device.
+
+    k_PSKE, v_PSKE: [pages, slots a page, kv heads, head_dim], in the lane's operand type. Tables are int64 tensors;
+    page_index_P is each page's place in its path (its first position / slots a page).
+    """
+
+    k_PSKE: Tensor
+    v_PSKE: Tensor
+    slots_T: Tensor
+    positions_T: Tensor
+    qo_indptr: Tensor
+    kv_indptr: Tensor
+    kv_indices: Tensor
+    page_index_P: Tensor
+    copy_from: Tensor
+    copy_to: Tensor
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """Final norm and LM head; `scale` multiplies the logits, `soft_cap` c bends them to c·tanh(logit / c)."""
+
+    norm: Norm
+    lm_head_VD: Tensor
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What `linear_nll` returns for N scored rows with K option columns, on the CPU.
+
+    nll_N: fp32, lse_v(logit) − logit[target], in nats. argmax_N: int64, the lowest id among the largest logits.
+    rank_N: int64, number of tokens with a larger logit, or an equal one and a lower id than the target's.
+    entropy_N: fp32, −Σ p ln p in nats. option_nll_NK: fp32, NaN where option_ids_NK is −1.
+    """
+
+    nll_N: Tensor
+    argmax_N: Tensor
+    rank_N: Tensor
+    entropy_N: Tensor
+    option_nll_NK: Tensor

@@ -1,0 +1,139 @@
+"""Which backend computes which operator: resolved once, before any work, and written down.
+
+A backend need not have every operator; the rest is `reference`'s, and `Operators.backend_of` says so for each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from psyfast.errors import BackendError
+from psyfast.ops import reference, reference_head
+from psyfast.ops.records import HeadScores, HeadWeights, Lane
+
+FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
+OPERATORS = ("attn_in", "attention", "attn_out", "mlp", "linear_nll")
+BACKENDS = ("auto", "reference", "cpu")
+
+LinearNll = Callable[[Tensor, Tensor, Tensor], HeadScores]
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The five operators as resolved for a device and a lane.
+
+    `make_linear_nll(head)` prepares the LM head once (packs it, where the backend does) and returns the operator
+    over (x_ND, target_N, option_ids_NK).
+    """
+
+    attn_in: Callable[..., Tensor]
+    attention: Callable[..., Tensor]
+    attn_out: Callable[..., None]
+    mlp: Callable[..., None]
+    make_linear_nll: Callable[[HeadWeights], LinearNll]
+    lane: Lane
+    device: torch.device
+    backend_of: Mapping[str, str]
+    isa: str | None
+
+
+def resolve(backend: str = "auto", device: str = "cpu", lane: Lane = Lane.BF16) -> Operators:
+    """Choose a backend for every operator.
+
+    `auto` and `cpu` take native operators where there are some. Raises BackendError for a name, device or
+    environment variable that does not fit.
+    """
+    backend = _forced(backend)
+    if backend not in BACKENDS:
+        raise BackendError(f"backend '{backend}' is not known: choose one of {', '.join(BACKENDS)}")
+    where = _device(device)
+    chosen = _reference(lane, where)
+    if backend == "cpu" and where.type != "cpu":
+        raise BackendError(f"backend 'cpu' cannot run on device '{device}': use --backend reference, or --device cpu")
+    if backend == "cpu" or (backend == "auto" and where.type == "cpu"):
+        return _with_native(chosen)
+    return chosen
+
+
+def _forced(backend: str) -> str:
+    forced = os.environ.get(FORCE_BACKEND)
+    if forced is None or backend not in ("auto", forced):
+        if forced is not None and forced not in BACKENDS:
+            raise BackendError(f"{FORCE_BACKEND}='{forced}' is not a backend: set it to one of {', '.join(BACKENDS)}")
+        return backend
+    return forced
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BackendError(f"device '{name}' is not known: use cpu, cuda, cuda:0, mps …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError(f"device '{name}': torch sees no CUDA device here; use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BackendError(f"device '{name}': torch sees no Metal device here; use --device cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BackendError(f"device '{name}' cannot be used: {error}; use --device cpu") from error
+    return device
+
+
+def _reference(lane: Lane, device: torch.device) -> Operators:
+    def make_linear_nll(head: HeadWeights) -> LinearNll:
+        return partial(_reference_linear_nll, head, lane)
+
+    return Operators(
+        attn_in=reference.attn_in,
+        attention=reference.attention,
+        attn_out=reference.attn_out,
+        mlp=reference.mlp,
+        make_linear_nll=make_linear_nll,
+        lane=lane,
+        device=device,
+        backend_of=dict.fromkeys(OPERATORS, "reference"),
+        isa=None,
+    )
+
+
+def _reference_linear_nll(
+    head: HeadWeights, lane: Lane, x_ND: Tensor, target_N: Tensor, option_ids_NK: Tensor
+) -> HeadScores:
+    return reference_head.linear_nll(x_ND, head, target_N, option_ids_NK, lane=lane)
+
+
+def _with_native(operators: Operators) -> Operators:
+    from psyfast.ops import cpu
+
+    def make_linear_nll(head: HeadWeights) -> LinearNll:
+        packed = cpu.pack_head(head, operators.lane)
+
+        def linear_nll(x_ND: Tensor, target_N: Tensor, option_ids_NK: Tensor) -> HeadScores:
+            return cpu.linear_nll(x_ND, packed, target_N, option_ids_NK)
+
+        return linear_nll
+
+    return replace(
+        operators,
+        make_linear_nll=make_linear_nll,
+        backend_of={**operators.backend_of, "linear_nll": "cpu"},
+        isa=cpu.isa_name(),
+    )
+
+
+def describe(operators: Operators) -> dict[str, Any]:
+    """The resolution as plain data, for `doctor` and the manifest."""
+    return {
+        "lane": operators.lane.value,
+        "device": str(operators.device),
+        "operators": dict(operators.backend_of),
+        "isa": operators.isa,
+    }

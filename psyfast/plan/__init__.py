@@ -1,0 +1,1 @@
+"""From token sequences to what the engine runs: forest, pages, windows."""
