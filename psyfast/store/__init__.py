@@ -1,0 +1,1 @@
+"""What a run leaves behind: Parquet tables written atomically, a manifest, and reading them back; never imports torch."""

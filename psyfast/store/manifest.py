@@ -1,0 +1,100 @@
+"""The manifest: how a run was made, enough to make it again, and what a resumed run may not change."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from psyfast.errors import RunError
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "pyarrow", "datasets")
+
+_FIXED = (
+    ("data.sha256", "the data"),
+    ("config.studies", "--study"),
+    ("config.limit", "--limit"),
+    ("config.on_bad_row", "--on-bad-row"),
+    ("config.protocol", "--protocol"),
+    ("config.lane", "--lane"),
+    ("config.per_token", "--per-token"),
+    ("config.context_limit", "--context-limit"),
+    ("config.share", "prefix sharing"),
+    ("arithmetic.device", "--device"),
+    ("arithmetic.operators", "the backend"),
+    ("arithmetic.isa", "the ISA level"),
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries whose results enter the scores."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores, memory and system."""
+    import psutil
+
+    return {
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+    }
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def command_line() -> list[str]:
+    """The command as it was typed, its program by name."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
+    """RunError naming both values of whatever a resumed run may not change."""
+    for path, label in _FIXED:
+        before, now = _at(old, path), _at(new, path)
+        if before != now:
+            raise RunError(
+                f"{where}: cannot resume, {label} was {_shown(before)} and is now {_shown(now)}; "
+                "use what the run was started with, or give -o another folder"
+            )
+
+
+def require_same_model(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
+    """RunError if a model of the same name has other weights or another tokenizer than the run's."""
+    for key, label in (("weights_sha256", "weights"), ("tokenizer_sha256", "tokenizer"), ("window_tokens", "window")):
+        if old.get(key) != new.get(key):
+            raise RunError(
+                f"{where}: cannot resume, the {label} of model '{new['model_id']}' were {_shown(old.get(key))} and are "
+                f"now {_shown(new.get(key))}; use the model that the run was started with, or give -o another folder"
+            )
+
+
+def _at(manifest: Mapping[str, Any], path: str) -> Any:
+    value: Any = manifest
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "…"

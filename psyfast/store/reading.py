@@ -1,0 +1,93 @@
+"""Reading runs back, and saying whether two of them agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from psyfast.errors import RunError
+from psyfast.store.run_folder import RunFolder
+
+KEY = ("study", "experiment", "participant", "response_idx")
+
+
+def responses_dataset(run: RunFolder) -> ds.Dataset:
+    """The responses of a run as one dataset, with the columns `model` and `condition` from the folders' names."""
+    parts = sorted(run.path.glob("responses/model=*/condition=*/part-*.parquet"))
+    if not parts:
+        raise RunError(
+            f"{run.path}: holds no responses yet; a run folder has responses/model=…/condition=…/part-*.parquet"
+        )
+    # Strings, not guesses: a model folder called `model=7` is still a name.
+    hive = ds.HivePartitioning(pa.schema([("model", pa.string()), ("condition", pa.string())]))
+    return ds.dataset(
+        [str(part) for part in parts],
+        format="parquet",
+        partitioning=hive,
+        partition_base_dir=str(run.path / "responses"),
+    )
+
+
+def read_participants(run: RunFolder, columns: Sequence[str] | None = None) -> pa.Table:
+    """participants.parquet, or some of its columns."""
+    try:
+        return pq.read_table(run.participants_path, columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{run.participants_path}: cannot be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two runs of the same plan relate: rows that only one has, rows that differ, the largest NLL difference."""
+
+    num_rows: int
+    num_only_in_one: int
+    num_different: int
+    max_nll_difference: float
+
+    @property
+    def same_bits(self) -> bool:
+        """Whether every row is there twice with the same bits in every column."""
+        return self.num_only_in_one == 0 and self.num_different == 0
+
+
+def compare_runs(one: Path, other: Path) -> Comparison:
+    """Compare two runs part by part (the same plan gives the same parts)."""
+    folders = {path: path / "responses" for path in (one, other)}
+    names = [
+        {str(p.relative_to(folder)): p for p in folder.glob("model=*/condition=*/part-*.parquet")}
+        for folder in folders.values()
+    ]
+    num_rows = num_only = num_different = 0
+    max_difference = 0.0
+    for name in sorted(names[0].keys() | names[1].keys()):
+        tables = [
+            pq.ParquetFile(paths[name]).read().replace_schema_metadata() if name in paths else None for paths in names
+        ]
+        present = [table for table in tables if table is not None]
+        if len(present) == 1 or not _same_keys(present[0], present[1]):
+            num_only += sum(table.num_rows for table in present)
+            continue
+        num_rows += present[0].num_rows
+        different, difference = _differences(present[0], present[1])
+        num_different += different
+        max_difference = max(max_difference, difference)
+    return Comparison(num_rows, num_only, num_different, max_difference)
+
+
+def _same_keys(one: pa.Table, other: pa.Table) -> bool:
+    return bool(one.select(KEY).equals(other.select(KEY)))
+
+
+def _differences(one: pa.Table, other: pa.Table) -> tuple[int, float]:
+    if one.equals(other):
+        return 0, 0.0
+    num_different = sum(a != b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True))
+    difference = pc.max(pc.abs(pc.subtract(one["nll_nats"], other["nll_nats"]))).as_py()
+    return num_different, difference or 0.0
