@@ -43,3 +43,7 @@ class BackendError(PsyfastError):
     """A backend, ISA level or device that this machine does not have, or an operator's bad argument."""
 
     exit_code = 2
+
+
+class RunInterruptedError(PsyfastError):
+    """A run that was asked to stop and did, after the part at hand; the message says how to go on."""

@@ -135,7 +135,8 @@ class HeadScores:
 
     nll_N: fp32, lse_v(logit) − logit[target], in nats. argmax_N: int64, the lowest id among the largest logits.
     rank_N: int64, number of tokens with a larger logit, or an equal one and a lower id than the target's.
-    entropy_N: fp32, −Σ p ln p in nats. option_nll_NK: fp32, NaN where option_ids_NK is −1.
+    entropy_N: fp32, −Σ p ln p in nats. option_nll_NK: fp32, NaN where option_ids_NK is −1. A row whose logits hold a
+    NaN or +inf has NaN nll and entropy, and −1 for argmax and rank.
     """
 
     nll_N: Tensor

@@ -67,8 +67,9 @@ def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane) -
     H, K, E = weights.num_heads, weights.num_kv_heads, weights.head_dim
     q_THE = x_TD.new_empty(x_TD.shape[0], H, E)
     flat_k, flat_v = pages.k_PSKE.view(-1, K, E), pages.v_PSKE.view(-1, K, E)
+    qkv_proj = operand(weights.qkv_proj, lane)
     for rows in _chunks(x_TD.shape[0]):
-        qkv = linear(rms_norm(x_TD[rows], weights.norm), weights.qkv_proj, lane)
+        qkv = linear(rms_norm(x_TD[rows], weights.norm), qkv_proj, lane)
         if weights.bias is not None:
             qkv = qkv + weights.bias.to(qkv.dtype)
         q, k, v = qkv.split([H * E, K * E, K * E], dim=-1)
@@ -91,36 +92,39 @@ def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane) -
 def attention(q_THE: Tensor, pages: Pages, params: AttentionParams, *, lane: Lane) -> Tensor:
     """Causal attention of every token over its path: o_T(HE).
 
-    A tile of rows may belong to many segments: it reads the union of their pages, and a mask gives each row the
-    pages of its own path up to its own position.
+    A group is one long segment or several short ones; it reads the union of their pages, in order of position, and a
+    mask gives each row the pages of its own path up to its own position. Tiles of a group bound the memory of the mask.
     """
     T, H, E = q_THE.shape
     out = q_THE.new_empty(T, H, E)
-    page_slots = torch.arange(pages.k_PSKE.shape[1], device=q_THE.device)
-    for rows, segment_start, segment_stop in _tiles(pages.qo_indptr.tolist()):
+    S = pages.k_PSKE.shape[1]
+    repeat = H // pages.k_PSKE.shape[2]
+    for rows, segment_start, segment_stop in _groups(pages.qo_indptr.tolist()):
         page_ids, member_SP = _pages_of_segments(pages, segment_start, segment_stop)
-        positions_R = pages.positions_T[rows]
-        first_key = pages.page_index_P[page_ids] * len(page_slots)
-        reached = first_key <= positions_R.max()
-        page_ids, first_key, member_SP = page_ids[reached], first_key[reached], member_SP[:, reached]
-        key_positions = (first_key[:, None] + page_slots).flatten()
-        row_idx = torch.arange(rows.start, rows.stop, device=q_THE.device)
-        segment_R = torch.searchsorted(pages.qo_indptr[segment_start + 1 : segment_stop], row_idx, right=True)
-        mask_RC = member_SP[segment_R].repeat_interleave(len(page_slots), dim=1)
-        mask_RC &= key_positions <= positions_R[:, None]
-        if params.window is not None:
-            mask_RC &= key_positions > positions_R[:, None] - params.window
-        k_KCE = pages.k_PSKE[page_ids].flatten(0, 1).transpose(0, 1).to(q_THE.dtype)
-        v_KCE = pages.v_PSKE[page_ids].flatten(0, 1).transpose(0, 1).to(q_THE.dtype)
-        q_HRE = operand(q_THE[rows], lane).transpose(0, 1)
-        out[rows] = _attend(q_HRE, k_KCE, v_KCE, mask_RC, params).transpose(0, 1)
+        key_positions = (pages.page_index_P[page_ids][:, None] * S + torch.arange(S, device=q_THE.device)).flatten()
+        k_HCE, v_HCE = (
+            kv_PSKE[page_ids].flatten(0, 1).transpose(0, 1).to(q_THE.dtype).repeat_interleave(repeat, 0)
+            for kv_PSKE in (pages.k_PSKE, pages.v_PSKE)
+        )
+        lengths = pages.qo_indptr[segment_start : segment_stop + 1].diff()
+        segment_R = torch.repeat_interleave(torch.arange(len(lengths), device=q_THE.device), lengths)
+        for start in range(rows.start, rows.stop, ROWS_A_TILE):
+            tile = slice(start, min(start + ROWS_A_TILE, rows.stop))
+            positions_R = pages.positions_T[tile]
+            reach = S * int((key_positions[::S] <= positions_R.max()).sum())  # pages stand in order of position
+            mask_RC = key_positions[:reach] <= positions_R[:, None]
+            if len(lengths) > 1:
+                of_row = segment_R[tile.start - rows.start : tile.stop - rows.start]
+                mask_RC &= member_SP[of_row, : reach // S].repeat_interleave(S, dim=1)
+            if params.window is not None:
+                mask_RC &= key_positions[:reach] > positions_R[:, None] - params.window
+            q_HRE = operand(q_THE[tile], lane).transpose(0, 1)
+            out[tile] = _attend(q_HRE, k_HCE[:, :reach], v_HCE[:, :reach], mask_RC, params).transpose(0, 1)
     return out.flatten(1)
 
 
-def _attend(q_HRE: Tensor, k_KCE: Tensor, v_KCE: Tensor, mask_RC: Tensor, params: AttentionParams) -> Tensor:
-    """Softmax attention of R rows over C keys; keys that the mask hides weigh nothing, whatever they hold."""
-    group = q_HRE.shape[0] // k_KCE.shape[0]
-    k_HCE, v_HCE = k_KCE.repeat_interleave(group, 0), v_KCE.repeat_interleave(group, 0)
+def _attend(q_HRE: Tensor, k_HCE: Tensor, v_HCE: Tensor, mask_RC: Tensor, params: AttentionParams) -> Tensor:
+    """Softmax attention of R rows over C keys of which a mask hides some."""
     if params.soft_cap is None and params.sinks_H is None:
         attended: Tensor = functional.scaled_dot_product_attention(
             q_HRE[None], k_HCE[None], v_HCE[None], attn_mask=mask_RC, scale=params.scale
@@ -140,8 +144,9 @@ def _attend(q_HRE: Tensor, k_KCE: Tensor, v_KCE: Tensor, mask_RC: Tensor, params
 
 def attn_out(o: Tensor, x_TD: Tensor, weights: AttnOutWeights, *, lane: Lane) -> None:
     """X += post_norm(o · o_projᵀ + bias), in place."""
+    o_proj = operand(weights.o_proj, lane)
     for rows in _chunks(x_TD.shape[0]):
-        y = linear(o[rows], weights.o_proj, lane)
+        y = linear(o[rows], o_proj, lane)
         if weights.bias is not None:
             y = y + weights.bias.to(y.dtype)
         x_TD[rows] += y if weights.post_norm is None else rms_norm(y, weights.post_norm)
@@ -150,9 +155,10 @@ def attn_out(o: Tensor, x_TD: Tensor, weights: AttnOutWeights, *, lane: Lane) ->
 def mlp(x_TD: Tensor, weights: MlpWeights, *, lane: Lane) -> None:
     """X += post_norm(down(act(gate) · up)), in place, a chunk of rows at a time."""
     activation = ACTIVATIONS[weights.activation]
+    gate_up_proj, down_proj = operand(weights.gate_up_proj, lane), operand(weights.down_proj, lane)
     for rows in _chunks(x_TD.shape[0]):
-        gate, up = linear(rms_norm(x_TD[rows], weights.norm), weights.gate_up_proj, lane).chunk(2, dim=-1)
-        y = linear(activation(gate) * up, weights.down_proj, lane)
+        gate, up = linear(rms_norm(x_TD[rows], weights.norm), gate_up_proj, lane).chunk(2, dim=-1)
+        y = linear(activation(gate) * up, down_proj, lane)
         x_TD[rows] += y if weights.post_norm is None else rms_norm(y, weights.post_norm)
 
 
@@ -161,26 +167,27 @@ def _chunks(num_rows: int) -> Iterator[slice]:
         yield slice(start, min(start + ROWS_A_CHUNK, num_rows))
 
 
-def _tiles(qo_indptr: list[int]) -> Iterator[tuple[slice, int, int]]:
-    """Tiles of at most ROWS_A_TILE rows and the segments [start, stop) they touch; only whole segments share a tile."""
+def _groups(qo_indptr: list[int]) -> Iterator[tuple[slice, int, int]]:
+    """Rows and segments [start, stop) that are computed together: one segment, or short ones of a tile in all."""
     segment_idx, num_segments = 0, len(qo_indptr) - 1
     while segment_idx < num_segments:
         start = qo_indptr[segment_idx]
         stop_idx = segment_idx + 1
         while stop_idx < num_segments and qo_indptr[stop_idx + 1] - start <= ROWS_A_TILE:
             stop_idx += 1
-        stop = qo_indptr[stop_idx]
-        for row in range(start, stop, ROWS_A_TILE):
-            yield slice(row, min(row + ROWS_A_TILE, stop)), segment_idx, stop_idx
+        yield slice(start, qo_indptr[stop_idx]), segment_idx, stop_idx
         segment_idx = stop_idx
 
 
 def _pages_of_segments(pages: Pages, segment_start: int, segment_stop: int) -> tuple[Tensor, Tensor]:
-    """The distinct pages of some segments, and which segment (row) has which (column)."""
+    """The distinct pages of some segments in order of position, and which segment (row) has which (column)."""
     indptr = pages.kv_indptr[segment_start : segment_stop + 1]
     listed = pages.kv_indices[indptr[0] : indptr[-1]]
-    page_ids, column = listed.unique(return_inverse=True)
+    page_ids = listed.unique()
+    page_ids = page_ids[pages.page_index_P[page_ids].argsort(stable=True)]
+    column_of = torch.empty(len(pages.page_index_P), dtype=torch.int64, device=listed.device)
+    column_of[page_ids] = torch.arange(len(page_ids), device=listed.device)
     owner = torch.repeat_interleave(torch.arange(segment_stop - segment_start, device=listed.device), indptr.diff())
     member_SP = torch.zeros(segment_stop - segment_start, len(page_ids), dtype=torch.bool, device=listed.device)
-    member_SP[owner, column] = True
+    member_SP[owner, column_of[listed]] = True
     return page_ids, member_SP

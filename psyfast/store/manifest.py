@@ -67,24 +67,35 @@ def command_line() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
-    """RunError naming both values of whatever a resumed run may not change."""
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], task: str) -> None:
+    """RunError naming both values of whatever a resumed run may not change; `task` opens the message."""
     for path, label in _FIXED:
         before, now = _at(old, path), _at(new, path)
         if before != now:
             raise RunError(
-                f"{where}: cannot resume, {label} was {_shown(before)} and is now {_shown(now)}; "
-                "use what the run was started with, or give -o another folder"
+                f"{task}: {label} was {_shown(before)} and is now {_shown(now)}; use what the run was started with, "
+                "or give -o another folder"
             )
 
 
+def require_same_data(old: Mapping[str, Any], new: Mapping[str, Any], task: str) -> None:
+    """RunError naming both hashes if the data at hand are not those of a run."""
+    before, now = _at(old, "data.sha256"), _at(new, "data.sha256")
+    if before != now:
+        raise RunError(f"{task}: the data had sha256 {before} and have {now} now; bring back the files that it read")
+
+
 def require_same_model(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
-    """RunError if a model of the same name has other weights or another tokenizer than the run's."""
-    for key, label in (("weights_sha256", "weights"), ("tokenizer_sha256", "tokenizer"), ("window_tokens", "window")):
+    """RunError if a model of the same name has other weights, tokenizer or windows than the run's."""
+    for key, label in (
+        ("weights_sha256", "weights"),
+        ("tokenizer_sha256", "tokenizer"),
+        ("window_slots", "window slots"),
+    ):
         if old.get(key) != new.get(key):
             raise RunError(
-                f"{where}: cannot resume, the {label} of model '{new['model_id']}' were {_shown(old.get(key))} and are "
-                f"now {_shown(new.get(key))}; use the model that the run was started with, or give -o another folder"
+                f"{where}: the {label} of model '{new['model_id']}' were {_shown(old.get(key))} and are now "
+                f"{_shown(new.get(key))}; use the model that the run was started with, or give -o another folder"
             )
 
 

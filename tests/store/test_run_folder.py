@@ -51,7 +51,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path):
 
 def test_a_failure_keeps_the_file_that_was_there(tmp_path):
     write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(ValueError, match="NaN|Out of range"):
+    with pytest.raises(ValueError, match=r"NaN|Out of range"):
         write_json(tmp_path / "x.json", {"a": float("nan")})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +18,22 @@ from psyfast.errors import ModelError
 class TensorFiles(Protocol):
     """Where a model's tensors are read from."""
 
-    shapes: Mapping[str, tuple[int, ...]]
-    files: tuple[Path, ...]
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every tensor's shape by its Hugging Face name."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files themselves."""
+        ...
 
     def read(self, name: str) -> Tensor:
         """One tensor by its Hugging Face name."""
+        ...
+
+    def stored_as(self) -> tuple[str, ...]:
+        """The types that the values are stored in, the most frequent first."""
         ...
 
 
@@ -51,6 +63,15 @@ class SafetensorsFiles:
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ModelError(f"tensor '{name}' is stored as {tensor.dtype}; supported: float32, float16, bfloat16")
         return tensor
+
+    def stored_as(self) -> tuple[str, ...]:
+        """The stored types, the most frequent first."""
+        return by_frequency(str(handle.get_slice(name).get_dtype()) for name, handle in self._handles.items())
+
+
+def by_frequency(names: Iterable[str]) -> tuple[str, ...]:
+    """Distinct names, the most frequent first."""
+    return tuple(name for name, _ in Counter(names).most_common())
 
 
 def _safetensors_paths(folder: Path) -> tuple[Path, ...]:
@@ -108,6 +129,10 @@ class GgufFile:
             key = "head_count" if ".q_proj." in name else "head_count_kv"
             weight = unpermute(weight, int(self.metadata[f"{self.metadata['general.architecture']}.attention.{key}"]))
         return weight
+
+    def stored_as(self) -> tuple[str, ...]:
+        """The stored types, the most frequent first."""
+        return by_frequency(tensor.tensor_type.name for tensor in self._tensors.values())
 
 
 def unpermute(weight: Tensor, num_heads: int) -> Tensor:

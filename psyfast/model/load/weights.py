@@ -107,7 +107,11 @@ class _Assembler:
     def matrix(self, *names: str) -> Tensor:
         parts = [self._files.read(name) for name in names]
         fused = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return (fused.bfloat16() if self._lane is Lane.BF16 else fused).to(self._device)
+        if self._lane is Lane.BF16:
+            fused = fused.bfloat16()
+        elif fused.dtype == torch.float16:
+            fused = fused.float()  # exact; operators take bf16 and fp32
+        return fused.to(self._device)
 
     def vector(self, *names: str) -> Tensor:
         return torch.cat([self._files.read(name).float() for name in names]).to(self._device)

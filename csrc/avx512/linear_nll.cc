@@ -1,0 +1,13 @@
+#include <immintrin.h>
+
+#include "linear_nll_kernels.h"
+
+namespace psyfast {
+namespace avx512 {
+// clang-format off: the body needs what comes before it
+#include "avx512/vec.inc"
+#include "avx512/bf16_widened.inc"
+#include "linear_nll_body.inc"
+// clang-format on
+}  // namespace avx512
+}  // namespace psyfast

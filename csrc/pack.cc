@@ -1,0 +1,80 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "bf16.h"
+#include "linear_nll_kernels.h"
+
+namespace psyfast {
+namespace {
+
+uint32_t fp32_word(const void* weights, Element source, int64_t index) {
+  if (source == Element::kBf16)
+    return static_cast<uint32_t>(static_cast<const uint16_t*>(weights)[index]) << 16;
+  uint32_t bits;
+  std::memcpy(&bits, static_cast<const float*>(weights) + index, sizeof bits);
+  return bits;
+}
+
+uint32_t bf16_word(const void* weights, Element source, int64_t index) {
+  if (source == Element::kBf16) return static_cast<const uint16_t*>(weights)[index];
+  return bf16_from_float(static_cast<const float*>(weights)[index]);
+}
+
+void pack_panel(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
+                int64_t panel, uint32_t* packed) {
+  constexpr int64_t kInnerBlock = 32;  // two cache lines of fp32 of each column at a time
+  const int64_t num_steps = lane == Element::kFp32 ? inner : (inner + 1) / 2;
+  uint32_t* out = packed + panel * num_steps * kPanelColumns;
+  const int64_t first = panel * kPanelColumns;
+  const int64_t width = std::min(kPanelColumns, num_columns - first);
+  if (width < kPanelColumns) std::fill(out, out + num_steps * kPanelColumns, 0u);
+  for (int64_t begin = 0; begin < num_steps; begin += kInnerBlock) {
+    const int64_t end = std::min(num_steps, begin + kInnerBlock);
+    for (int64_t c = 0; c < width; ++c) {
+      const int64_t row = (first + c) * inner;
+      for (int64_t step = begin; step < end; ++step) {
+        uint32_t word;
+        if (lane == Element::kFp32) {
+          word = fp32_word(weights, source, row + step);
+        } else {
+          word = bf16_word(weights, source, row + 2 * step);
+          if (2 * step + 1 < inner) word |= bf16_word(weights, source, row + 2 * step + 1) << 16;
+        }
+        out[step * kPanelColumns + c] = word;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t packed_words(int64_t num_columns, int64_t inner, Element lane) {
+  const int64_t panels = (num_columns + kPanelColumns - 1) / kPanelColumns;
+  return panels * kPanelColumns * (lane == Element::kFp32 ? inner : (inner + 1) / 2);
+}
+
+void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
+                 uint32_t* packed, int num_threads) {
+  if (num_columns <= 0 || inner <= 0) {
+    throw std::invalid_argument("pack_panels: weights [" + std::to_string(num_columns) + ", " +
+                                std::to_string(inner) + "], expected both sizes to be positive");
+  }
+  if (weights == nullptr || packed == nullptr) {
+    throw std::invalid_argument("pack_panels: weights or packed is null, expected memory of both");
+  }
+  if (num_threads < 1) {
+    throw std::invalid_argument("pack_panels: num_threads is " + std::to_string(num_threads) +
+                                ", expected 1 or more");
+  }
+  const int64_t panels = (num_columns + kPanelColumns - 1) / kPanelColumns;
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    pack_panel(weights, source, num_columns, inner, lane, panel, packed);
+  }
+}
+
+}  // namespace psyfast

@@ -1,0 +1,19 @@
+// Packs weights [V, D] into panels of 64 columns, the operand of every CPU product.
+#pragma once
+
+#include <cstdint>
+
+namespace psyfast {
+
+enum class Element { kFp32, kBf16 };
+
+// 32-bit words of the packed form: fp32 `[ceil(V/64)][D][64]`, bf16 `[ceil(V/64)][ceil(D/2)][64]` pairs.
+int64_t packed_words(int64_t num_columns, int64_t inner, Element lane);
+
+// weights: [num_columns, inner] of `source`, row-major. An odd inner dimension and the last panel are padded
+// with zeros. fp32 from bf16 is exact, bf16 from fp32 rounds to nearest even. Throws std::invalid_argument
+// for null pointers and sizes that are not positive.
+void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
+                 uint32_t* packed, int num_threads);
+
+}  // namespace psyfast

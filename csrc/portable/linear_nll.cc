@@ -1,0 +1,10 @@
+#include "linear_nll_kernels.h"
+
+namespace psyfast {
+namespace portable {
+// clang-format off: the body needs what comes before it
+#include "portable/vec.inc"
+#include "linear_nll_body.inc"
+// clang-format on
+}  // namespace portable
+}  // namespace psyfast

@@ -1,0 +1,140 @@
+"""Scoring from Python.
+
+import psyfast
+
+result = psyfast.score("smollm2-135m-instruct", "my_experiment.jsonl")
+result.to_pandas().groupby("study").nll_nats.mean()
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psyfast.config import ScoreConfig
+from psyfast.data.records import Transcript
+from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_from_rows
+from psyfast.errors import RunError, UsageError
+from psyfast.metrics.summary import StudySummary, summarise
+from psyfast.report.progress import OnProgress
+from psyfast.scoring import score_run
+from psyfast.store.reading import Comparison, compare_runs, read_participants, responses_dataset
+from psyfast.store.run_folder import RunFolder, read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+MEMORY = "<memory>"
+
+Transcripts = str | Path | Iterable[str | Path] | Iterable[Mapping[str, Any]] | Iterable[Transcript]
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """A finished run's tables. `folder` is the run's folder, None where none was asked for.
+
+    The responses table has a row for every marked response (its columns stand in docs/results.md), and the columns
+    `model` and `condition`. summary: one row a model, condition and study, and one over all studies.
+    """
+
+    responses: pa.Table
+    participants: pa.Table
+    summary: tuple[StudySummary, ...]
+    manifest: Mapping[str, Any]
+    folder: Path | None
+
+    def to_arrow(self) -> pa.Table:
+        """The responses as a pyarrow table."""
+        return self.responses
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The responses as a pandas data frame; needs pandas (`pip install psyfast[pandas]`)."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError as error:
+            raise UsageError("pandas is not installed: pip install 'psyfast[pandas]', or use to_arrow()") from error
+        frame: pd.DataFrame = self.responses.to_pandas()
+        return frame
+
+
+def score(
+    model: str | Iterable[str],
+    transcripts: Transcripts,
+    *,
+    protocol: str = "exact",
+    lane: str = "bf16",
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> ScoreResult:
+    """Score every marked response of some transcripts under one model or several.
+
+    model: the alias `smollm2-135m-instruct`, a local Hugging Face folder, a `.gguf` file, a hub id; or several.
+    transcripts: a path (file, folder of studies), a data set id, several of these, or rows as dicts with a `text` (as
+    in a `.jsonl` file) or `Transcript`s. out: the run folder to write and keep (docs/results.md). settings: the other
+    fields of `psyfast.config.ScoreConfig`.
+
+    Raises a PsyfastError (UsageError, DataError, ModelError, RunError, BackendError) for what the caller can mend.
+    """
+    models = (model,) if isinstance(model, str) else tuple(model)
+    sources, rows = _sources(transcripts)
+    try:
+        config = ScoreConfig(models=models, sources=sources, protocol=protocol, lane=lane, **settings)
+    except TypeError as error:
+        raise UsageError(f"score(): {error}; settings are the fields of psyfast.config.ScoreConfig") from error
+    reader = None if rows is None else _memory_reader(rows, config)
+    if out is not None:
+        run = score_run(config, Path(out), resume=resume, reader=reader, on_progress=on_progress)
+        return load_result(run.path)
+    with tempfile.TemporaryDirectory(prefix="psyfast-") as folder:
+        run = score_run(config, Path(folder) / "run", reader=reader, on_progress=on_progress)
+        return load_result(run.path, keep=False)
+
+
+def load_result(folder: str | Path, *, keep: bool = True) -> ScoreResult:
+    """A finished run's tables, read back."""
+    run = RunFolder(Path(folder))
+    manifest = run.read_manifest()
+    responses = responses_dataset(run).to_table()
+    return ScoreResult(responses, read_participants(run), summarise(run), manifest, run.path if keep else None)
+
+
+def score_again(
+    manifest_path: Path,
+    out: Path,
+    *,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[RunFolder, Comparison]:
+    """Make the run of a manifest again into `out`, and compare the two.
+
+    Raises RunError where the run read its transcripts from memory.
+    """
+    manifest = read_manifest(manifest_path)
+    config = ScoreConfig.from_dict(manifest["config"])
+    if MEMORY in config.sources:
+        raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")
+    # Torch's products may round differently with another number of threads; the run's own number gives its bits.
+    config = replace(config, threads=manifest["arithmetic"]["threads"])
+    run = score_run(config, out, repeat=manifest, on_progress=on_progress, should_stop=should_stop)
+    return run, compare_runs(manifest_path.parent, run.path)
+
+
+def _sources(transcripts: Transcripts) -> tuple[tuple[str, ...], list[Any] | None]:
+    """Names of sources, or rows from memory."""
+    if isinstance(transcripts, (str, Path)):
+        return (str(transcripts),), None
+    items: list[Any] = list(transcripts)
+    if items and all(isinstance(item, (str, Path)) for item in items):
+        return tuple(map(str, items)), None
+    return (MEMORY,), items
+
+
+def _memory_reader(rows: list[Any], config: ScoreConfig) -> TranscriptReader:
+    options = ReadOptions(studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row)
+    return transcripts_from_rows(rows, MEMORY, options)

@@ -1,0 +1,318 @@
+"""The command line: `psyfast score | audit | sample | doctor`.
+
+Heavy imports stand inside the commands, so that --help and errors of usage answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from psyfast import __version__
+from psyfast.errors import PsyfastError, UsageError
+
+if TYPE_CHECKING:
+    from psyfast.config import ScoreConfig
+    from psyfast.store.reading import Comparison
+    from psyfast.store.run_folder import RunFolder
+
+app = typer.Typer(
+    help="Score human responses under causal language models, exactly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+Data = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DATA...", help="Transcripts: .jsonl[.gz|.zip], .parquet, a folder of studies, a data set id."
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Alias, Hugging Face folder, .gguf file or hub id; several times or as a comma list. [default: smollm2-135m-instruct]",
+    ),
+]
+Protocol = Annotated[str, typer.Option(help="How responses are found: exact | paper.")]
+LaneOption = Annotated[str, typer.Option("--lane", help="Arithmetic: bf16 | fp32.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+FromManifest = Annotated[
+    Path | None, typer.Option(help="Make the run of this manifest.json again, into --out, and compare the bits.")
+]
+Studies = Annotated[
+    list[str] | None, typer.Option("--study", help="Only this study; several times or as a comma list.")
+]
+Limit = Annotated[int | None, typer.Option(help="At most so many transcripts.")]
+OnBadRowOption = Annotated[str, typer.Option(help="A row that cannot be read: error | skip.")]
+ContextLimit = Annotated[int | None, typer.Option(help="Tokens of context, instead of the model's own.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of the CPU. [default: all cores]")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Backend = Annotated[str, typer.Option(help="auto | reference | cpu.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a model from the hub.")]
+Seed = Annotated[int, typer.Option(help="Seed of whatever is drawn.")]
+PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response's token ids and their NLLs.")]
+Workers = Annotated[int, typer.Option(help="Processes that tokenise, beside this one.")]
+WindowSlots = Annotated[
+    int | None, typer.Option(help="Tokens planned and run together. [default: 16384, less if memory is short]")
+]
+NoShare = Annotated[bool, typer.Option("--no-share", help="Compute shared prefixes anew each time, for comparison.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command()
+def score(
+    data: Data = None,
+    model: Models = None,
+    out: Out = None,
+    protocol: Protocol = "exact",
+    lane: LaneOption = "bf16",
+    resume: Resume = False,
+    from_manifest: FromManifest = None,
+    study: Studies = None,
+    limit: Limit = None,
+    on_bad_row: OnBadRowOption = "error",
+    context_limit: ContextLimit = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    backend: Backend = "auto",
+    revision: Revision = None,
+    seed: Seed = 0,
+    per_token: PerToken = False,
+    workers: Workers = 0,
+    window_slots: WindowSlots = None,
+    no_share: NoShare = False,
+    as_json: Json = False,
+) -> None:
+    """Score every marked response of DATA under a model, into a run folder."""
+    if out is None:
+        raise UsageError("no folder to write to was named: give -o RUN")
+    if from_manifest is not None:
+        if data or model or resume:
+            raise UsageError("--from-manifest says itself what to score; leave out DATA, --model and --resume")
+        _score_again(from_manifest, out, as_json=as_json)
+        return
+    from psyfast.config import ScoreConfig
+
+    config = ScoreConfig(
+        models=_names(model) or (DEFAULT_MODEL,),
+        sources=tuple(map(_absolute, data or [])),
+        protocol=protocol,
+        lane=lane,
+        backend=backend,
+        device=device,
+        revision=revision,
+        studies=_names(study),
+        limit=limit,
+        on_bad_row=cast("OnBadRow", on_bad_row),
+        context_limit=context_limit,
+        per_token=per_token,
+        share=not no_share,
+        window_slots=window_slots,
+        threads=threads,
+        num_workers=workers,
+        seed=seed,
+    )
+    _score(config, out, resume=resume, as_json=as_json)
+
+
+def _score(config: ScoreConfig, out: Path, *, resume: bool, as_json: bool) -> None:
+    from psyfast.report.progress import Stopper, reporting
+    from psyfast.scoring import score_run
+
+    stopper = Stopper()
+    with stopper, reporting(stopper.arm) as on_progress:
+        run = score_run(config, out, resume=resume, on_progress=on_progress, should_stop=stopper.is_asked)
+    _show_run(run, as_json=as_json)
+
+
+def _score_again(manifest: Path, out: Path, *, as_json: bool) -> None:
+    from psyfast.api import score_again
+    from psyfast.report.progress import Stopper, reporting
+
+    path = manifest / "manifest.json" if manifest.is_dir() else manifest
+    stopper = Stopper()
+    with stopper, reporting(stopper.arm) as on_progress:
+        run, comparison = score_again(path, out, on_progress=on_progress, should_stop=stopper.is_asked)
+    _show_run(run, as_json=as_json, comparison=comparison)
+
+
+def _show_run(run: RunFolder, *, as_json: bool, comparison: Comparison | None = None) -> None:
+    """The table on standard output, or everything as one JSON document."""
+    from psyfast.metrics.summary import summarise
+    from psyfast.report.score_table import footnotes, score_table
+
+    rows = summarise(run)
+    manifest = run.read_manifest()
+    if as_json:
+        document: dict[str, Any] = {"run": str(run.path), "summary": [asdict(row) for row in rows]}
+        document |= {"flags": manifest["flags"], "tokens": manifest["tokens"], "seconds": manifest["seconds"]}
+        if comparison is not None:
+            document["comparison"] = {**asdict(comparison), "same_bits": comparison.same_bits}
+        typer.echo(json.dumps(document, indent=1, allow_nan=False))
+        return
+    console = _console()
+    console.print(score_table(rows))
+    for note in [*footnotes(rows), *_data_notes(manifest)]:
+        console.print(note, style="dim", highlight=False)
+    if comparison is not None:
+        console.print(_verdict(comparison), highlight=False)
+    console.print(f"\nResults: {run.path}", highlight=False, soft_wrap=True)
+
+
+def _data_notes(manifest: dict[str, Any]) -> list[str]:
+    """What was skipped or mended while reading, a sentence a kind."""
+    data = manifest["data"]
+    notes = [f"data: {kind.replace('_', ' ')}: {count}" for kind, count in sorted(data["warnings"].items())]
+    if data["skipped"]:
+        notes.append(f"data: {len(data['skipped'])} rows were skipped; manifest.json lists them")
+    return notes
+
+
+def _verdict(comparison: Comparison) -> str:
+    if comparison.same_bits:
+        return f"The same bits in all {comparison.num_rows:,} rows."
+    return (
+        f"Not the same bits: of {comparison.num_rows:,} rows {comparison.num_different:,} differ "
+        f"(largest NLL difference {comparison.max_nll_difference:.2g} nats), {comparison.num_only_in_one:,} are in one run only."
+    )
+
+
+@app.command()
+def audit(
+    data: Data = None,
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", "-t", help="A model's name; only its tokenizer is loaded.")
+    ] = DEFAULT_MODEL,
+    study: Studies = None,
+    limit: Limit = None,
+    on_bad_row: OnBadRowOption = "error",
+    context_limit: ContextLimit = None,
+    revision: Revision = None,
+    examples: Annotated[int, typer.Option(help="Examples a study and finding.")] = 2,
+    workers: Workers = 0,
+    as_json: Json = False,
+) -> None:
+    """Show, for each study, what each protocol finds, misses, merges or truncates."""
+    from psyfast.api import audit_transcripts
+    from psyfast.report.audit_table import print_audit
+
+    report = audit_transcripts(
+        tuple(map(_absolute, data or [])),
+        tokenizer,
+        studies=_names(study),
+        limit=limit,
+        on_bad_row=on_bad_row,
+        context_limit=context_limit,
+        revision=revision,
+        num_examples=examples,
+        num_workers=workers,
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_audit(report, _console())
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write STUDY/prompts.jsonl.")],
+    seed: Seed = 0,
+) -> None:
+    """Write the synthetic sample data: three tasks whose true choice probabilities are known."""
+    from psyfast.data.sample import write_sample
+
+    for path in write_sample(folder, seed=seed):
+        typer.echo(str(path))
+
+
+@app.command()
+def doctor(lane: LaneOption = "bf16", device: Device = "cpu", backend: Backend = "auto", as_json: Json = False) -> None:
+    """Show what this machine has and what psyfast would use."""
+    from psyfast.doctor import diagnose, doctor_table
+
+    findings = diagnose(lane=lane, device=device, backend=backend)
+    if as_json:
+        typer.echo(json.dumps(findings, indent=1))
+    else:
+        _console().print(doctor_table(findings))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"psyfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    _set_log_level()
+
+
+def _set_log_level() -> None:
+    """PSYFAST_LOG sets the level of messages on standard error; a bad value raises."""
+    level = os.environ.get("PSYFAST_LOG", "warning").upper()
+    known = ("DEBUG", "INFO", "WARNING", "ERROR")
+    if level not in known:
+        raise UsageError(f"PSYFAST_LOG='{level.lower()}' is not a level: use one of {', '.join(known).lower()}")
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _names(values: list[str] | None) -> tuple[str, ...]:
+    """Names given several times or as comma lists; an existing path keeps its commas."""
+    names: list[str] = []
+    for value in values or []:
+        names += [value] if Path(value).exists() else [name.strip() for name in value.split(",") if name.strip()]
+    return tuple(_absolute(name) if Path(name).exists() else name for name in names)
+
+
+def _absolute(source: str) -> str:
+    """A path that is there, absolute, so that a manifest holds from any folder; anything else as it is."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 bad usage or bad input, 1 anything else."""
+    # Read once, when torch is loaded: threads that wait for work must not spin where other programs want the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except PsyfastError as error:
+        typer.echo(f"psyfast: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("psyfast: stopped; a run that was begun goes on with --resume", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

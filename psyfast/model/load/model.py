@@ -1,0 +1,62 @@
+"""A located model, loaded: traits, weights in memory, and what the manifest says of it."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from psyfast.errors import ModelError
+from psyfast.model.load.config import read_config, traits_from_config, traits_from_gguf
+from psyfast.model.load.locate import Located
+from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
+from psyfast.model.load.weights import ResidentWeights, load_resident
+from psyfast.model.traits import Traits
+from psyfast.ops.records import Lane
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory. stored_as: the weight files' types, most frequent first (`BF16`, `Q4_1`)."""
+
+    model_id: str
+    traits: Traits
+    weights: ResidentWeights
+    files: tuple[Path, ...]
+    stored_as: tuple[str, ...]
+
+
+def open_model(located: Located) -> tuple[Traits, TensorFiles]:
+    """Traits and tensor files of a model, without reading weights; ModelError where it cannot be loaded."""
+    if located.kind == "gguf":
+        gguf_file = GgufFile(located.path)
+        return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, str(located.path)), gguf_file
+    traits = traits_from_config(read_config(located.path), str(located.path))
+    return traits, SafetensorsFiles(located.path)
+
+
+def load_model(located: Located, lane: Lane, device: torch.device) -> LoadedModel:
+    """Read a model into memory for a lane, on a device."""
+    traits, files = open_model(located)
+    try:
+        weights = load_resident(files, traits, lane, device, str(located.path))
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        raise ModelError(f"{located.path}: cannot be loaded into memory ({error}); use a smaller model") from error
+    return LoadedModel(located.model_id, traits, weights, files.files, files.stored_as())
+
+
+def file_hashes(files: tuple[Path, ...]) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip((path.name for path in files), pool.map(_sha256, files), strict=True))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""A located model's tokenizer, as a transformers object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psyfast.errors import ModelError
+from psyfast.model.load.locate import Located, locate
+
+
+def load_tokenizer(model: str | Located, revision: str | None = None) -> Any:
+    """The fast tokenizer of a model (a name as `locate` takes it, or what it found); its weights are not read.
+
+    Remote code is never run and nothing is downloaded beyond what `locate` fetches. Raises ModelError.
+    """
+    located = locate(model, revision) if isinstance(model, str) else model
+    from transformers import AutoTokenizer  # costs seconds
+
+    is_gguf = located.kind == "gguf"
+    folder = located.path.parent if is_gguf else located.path
+    source = {"gguf_file": located.path.name} if is_gguf else {}
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, **source)
+    except Exception as error:  # whatever a broken file makes the converters raise
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        raise ModelError(
+            f"{located.name}: its tokenizer cannot be loaded from {located.path} ({type(error).__name__}: {lines[0]}); "
+            "a model needs tokenizer.json (or a GGUF file with a vocabulary) that this version of transformers reads"
+        ) from error

@@ -1,0 +1,241 @@
+"""One model over all transcripts of a run: windows are encoded, planned, run and written, those that are there left alone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice, tee
+from typing import Any
+
+import psutil
+
+from psyfast.config import ScoreConfig
+from psyfast.data.encode import Encoded, Protocol, encode_many
+from psyfast.data.records import Transcript
+from psyfast.data.tokenizer import Tokenizer
+from psyfast.data.transcripts import TranscriptReader
+from psyfast.engine import Engine, bytes_a_slot
+from psyfast.errors import RunInterruptedError
+from psyfast.model.load.locate import Located
+from psyfast.model.load.model import LoadedModel, file_hashes, load_model
+from psyfast.model.load.tokenizer import load_tokenizer
+from psyfast.ops.registry import Operators
+from psyfast.plan.batch import Plan, Request, plan_batch
+from psyfast.plan.windows import window_slots, windows
+from psyfast.report.progress import OnProgress, Progress
+from psyfast.rows import EntryScores, TranscriptScores, request_of, response_rows
+from psyfast.store.manifest import require_same_model
+from psyfast.store.run_folder import PartRecord, RunFolder
+from psyfast.store.schema import responses_schema
+
+
+@dataclass(frozen=True)
+class Work:
+    """A transcript on its way to the engine."""
+
+    transcript: Transcript
+    encoded: Encoded
+    request: Request
+
+
+class ModelRun:
+    """Scores a run's transcripts under one model: `open`, then `score`."""
+
+    def __init__(
+        self,
+        config: ScoreConfig,
+        operators: Operators,
+        located: Located,
+        run: RunFolder,
+        reader: TranscriptReader,
+        num_chars: int,
+        place: tuple[int, int],
+    ) -> None:
+        self.config, self.operators, self.located = config, operators, located
+        self.run, self.reader = run, reader
+        self._num_chars, self._place = num_chars, place
+
+    def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Load the model and return its entry of the manifest; RunError if a resumed run had another under its name."""
+        started = time.perf_counter()
+        self.tokenizer = Tokenizer(load_tokenizer(self.located))
+        self.model = load_model(self.located, self.operators.lane, self.operators.device)
+        self.engine = Engine(self.model.traits, self.model.weights, self.operators)
+        self.window_slots = self._window_slots(recorded)
+        entry = self._entry(self.model)
+        if recorded is not None:
+            require_same_model(recorded, entry, str(self.run.path))
+        entry["seconds_to_load"] = time.perf_counter() - started
+        return entry
+
+    def _window_slots(self, recorded: Mapping[str, Any] | None) -> int:
+        if self.config.window_slots is not None:
+            return self.config.window_slots
+        if recorded is not None:
+            return int(recorded["window_slots"])
+        return window_slots(bytes_a_slot(self.model.traits), psutil.virtual_memory().available)
+
+    def _entry(self, model: LoadedModel) -> dict[str, Any]:
+        return {
+            "model_id": model.model_id,
+            "name": self.located.name,
+            "path": str(self.located.path),
+            "kind": self.located.kind,
+            "revision": self.located.revision,
+            "weights_sha256": file_hashes(model.files),
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "stored_as": list(model.stored_as),
+            "adapters": [],
+            "traits": asdict(model.traits),
+            "window_slots": self.window_slots,
+        }
+
+    def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
+        """Make every part that is missing."""
+        for condition in self.config.conditions:
+            meter = _Meter(self, on_progress)
+            finished = self.run.finished_parts(self.model.model_id, condition)
+            transcripts = _Counted(iter(self.reader))
+            for part_idx, start, stop in gaps(finished):
+                meter.skip(transcripts.skip_to(start))
+                pending = islice(transcripts, None if stop is None else stop - start)
+                stopwatch = _Stopwatch()
+                for works in windows(self._works(pending), lambda work: work.request.num_slots, self.window_slots):
+                    stopwatch.lap("read_encode")
+                    self._score_window(condition, part_idx, start, works, stopwatch, meter)
+                    part_idx, start = part_idx + 1, start + len(works)
+                    if should_stop is not None and should_stop():
+                        raise RunInterruptedError(
+                            f"stopped after part {part_idx - 1} of model {self.model.model_id}; the same command with "
+                            "--resume goes on from there"
+                        )
+                    stopwatch = _Stopwatch()
+
+    def _works(self, transcripts: Iterator[Transcript]) -> Iterator[Work]:
+        kept, to_encode = tee(transcripts)
+        encoded = encode_many(
+            to_encode,
+            self.tokenizer,
+            Protocol(self.config.protocol),
+            context_limit=self.config.context_limit,
+            max_positions=self.model.traits.max_positions,
+            num_workers=self.config.num_workers,
+        )
+        for transcript, one in zip(kept, encoded, strict=True):
+            yield Work(transcript, one, request_of(one))
+
+    def _score_window(
+        self, condition: str, part_idx: int, start: int, works: list[Work], stopwatch: _Stopwatch, meter: _Meter
+    ) -> None:
+        plan = plan_batch([work.request for work in works], share=self.config.share)
+        stopwatch.lap("plan")
+        num_chars = sum(len(work.transcript.text) for work in works)
+        on_layer = meter.on_layer(num_chars, plan.num_request_tokens)
+        scores = self.engine.run(plan.batch, on_layer)
+        entries = EntryScores.of(scores, plan.batch.target_N)
+        stopwatch.lap("engine")
+        rows: list[dict[str, Any]] = []
+        for work, tokens, branches in zip(works, plan.requests, plan.branches, strict=True):
+            share = TranscriptScores(entries, tokens, branches)
+            rows += response_rows(work.transcript, work.encoded, work.request, share, per_token=self.config.per_token)
+        stopwatch.lap("rows")
+        record = _record(part_idx, start, works, plan, rows, stopwatch.seconds)
+        schema = responses_schema(per_token=self.config.per_token)
+        self.run.write_part(self.model.model_id, condition, record, rows, schema)
+        meter.finish(num_chars, plan.num_request_tokens)
+
+
+def gaps(finished: list[PartRecord]) -> Iterator[tuple[int, int, int | None]]:
+    """(part, first transcript, transcript after the last or None) of what the finished parts leave to do."""
+    part_idx = start = 0
+    for record in finished:
+        if record.transcript_start > start:
+            yield part_idx, start, record.transcript_start
+        part_idx, start = record.part_idx + 1, record.transcript_stop
+    yield part_idx, start, None
+
+
+def _record(
+    part_idx: int, start: int, works: list[Work], plan: Plan, rows: list[dict[str, Any]], seconds: dict[str, float]
+) -> PartRecord:
+    flags: Counter[str] = Counter(flag for row in rows for flag in row["flags"])
+    tokens_by_study: Counter[str] = Counter()
+    for work in works:
+        tokens_by_study[work.transcript.study] += work.request.num_inputs
+    return PartRecord(
+        part_idx=part_idx,
+        transcript_start=start,
+        transcript_stop=start + len(works),
+        num_tokens=plan.num_request_tokens,
+        num_unique_tokens=len(plan.batch.token_ids_T),
+        num_scored_rows=len(plan.batch.rows_N),
+        num_responses=len(rows),
+        flags=dict(flags),
+        tokens_by_study=dict(tokens_by_study),
+        seconds=seconds,
+    )
+
+
+class _Counted(Iterator[Transcript]):
+    """Transcripts with their count, so that finished ones can be passed over."""
+
+    def __init__(self, transcripts: Iterator[Transcript]) -> None:
+        self._transcripts, self._position = transcripts, 0
+
+    def __next__(self) -> Transcript:
+        transcript = next(self._transcripts)
+        self._position += 1
+        return transcript
+
+    def skip_to(self, position: int) -> int:
+        """Pass over transcripts up to a position; returns their characters."""
+        return sum(len(transcript.text) for transcript in islice(self, position - self._position))
+
+
+class _Stopwatch:
+    """Seconds by stage since the last lap."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+class _Meter:
+    """Turns layers and windows done into Progress."""
+
+    def __init__(self, model_run: ModelRun, on_progress: OnProgress | None) -> None:
+        self._of, self._report = model_run, on_progress
+        self._started = time.perf_counter()
+        self._num_tokens = 0
+        self._num_chars = 0
+
+    def skip(self, num_chars: int) -> None:
+        self._num_chars += num_chars
+
+    def on_layer(self, num_chars: int, num_tokens: int) -> Callable[[int], None]:
+        num_layers = self._of.model.traits.num_layers
+
+        def report(layer_idx: int) -> None:
+            share = (layer_idx + 1) / num_layers
+            self._tell(self._num_chars + share * num_chars, self._num_tokens + int(share * num_tokens))
+
+        return report
+
+    def finish(self, num_chars: int, num_tokens: int) -> None:
+        self._num_chars += num_chars
+        self._num_tokens += num_tokens
+        self._tell(self._num_chars, self._num_tokens)
+
+    def _tell(self, num_chars: float, num_tokens: int) -> None:
+        if self._report is not None:
+            model_idx, num_models = self._of._place
+            fraction = min(1.0, num_chars / max(1, self._of._num_chars))
+            rate = num_tokens / max(1e-9, time.perf_counter() - self._started)
+            self._report(Progress(self._of.model.model_id, model_idx, num_models, fraction, num_tokens, rate))

@@ -1,0 +1,180 @@
+"""The native CPU operators: checks at the boundary, then one call of psyfast._native with raw pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from psyfast.errors import BackendError
+from psyfast.ops.records import HeadScores, HeadWeights, Lane
+
+_ELEMENT = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class PackedHead:
+    """Final norm and LM head, ready for `linear_nll` on the CPU.
+
+    panels: int32, `[ceil(V/64), D, 64]` fp32 bits (lane fp32) or `[ceil(V/64), ceil(D/2), 64]` pairs of bf16 (lane bf16).
+    """
+
+    lane: Lane
+    vocab_size: int
+    hidden_size: int
+    panels: Tensor
+    norm_weight_D: Tensor
+    eps: float
+    unit_offset: bool
+    scale: float
+    soft_cap: float | None
+
+
+def isa_name() -> str:
+    """The ISA level in use; raises BackendError if PSYFAST_FORCE_ISA names one that is unknown or absent."""
+    return _guarded(lambda: str(_load().isa_name()))
+
+
+def available_isas() -> list[str]:
+    """The ISA levels that this machine can run, lowest first."""
+    return list(_load().available_isas())
+
+
+def pack_head(head: HeadWeights, lane: Lane) -> PackedHead:
+    """Packs an LM head once for all later calls; weights are fp32 or bf16 [V, D] on the CPU, for either lane.
+
+    Raises BackendError for anything else.
+    """
+    native = _load()
+    weight = head.lm_head_VD
+    if weight.dtype not in _ELEMENT:
+        raise BackendError(f"lm_head is {weight.dtype}, expected torch.float32 or torch.bfloat16; convert it")
+    _check("lm_head", weight, weight.dtype, (None, None))
+    vocab_size, hidden_size = weight.shape
+    norm_weight = head.norm.weight_D.to(torch.float32).contiguous()
+    _check("norm weight", norm_weight, torch.float32, (hidden_size,))
+    if head.soft_cap is not None and not 0 < head.soft_cap < float("inf"):
+        raise BackendError(f"soft_cap is {head.soft_cap}, expected a positive number, or None for no cap")
+    panels = torch.empty(native.packed_words(vocab_size, hidden_size, lane.value), dtype=torch.int32)
+    _guarded(
+        lambda: native.pack_panels(
+            weights=weight.data_ptr(),
+            source=_ELEMENT[weight.dtype],
+            num_columns=vocab_size,
+            inner=hidden_size,
+            lane=lane.value,
+            packed=panels.data_ptr(),
+            num_threads=torch.get_num_threads(),
+        )
+    )
+    return PackedHead(
+        lane=lane,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        panels=panels,
+        norm_weight_D=norm_weight,
+        eps=head.norm.eps,
+        unit_offset=head.norm.unit_offset,
+        scale=head.scale,
+        soft_cap=head.soft_cap,
+    )
+
+
+def linear_nll(
+    x_ND: Tensor,
+    head: PackedHead,
+    target_N: Tensor,
+    option_ids_NK: Tensor | None = None,
+    *,
+    num_threads: int | None = None,
+    isa: str | None = None,
+) -> HeadScores:
+    """Scores N rows in one fused pass, never [N, V]; what comes back is described at `HeadScores`.
+
+    x_ND: fp32 hidden rows before the final norm. target_N, option_ids_NK: int64 or int32, options −1 for none, K ≤ 64.
+    A row's bits depend on nothing but the row, the head and the ISA level (`isa`; default: the highest, or the forced
+    one). A row with NaN or +inf among its logits yields NaN, and −1 for argmax and rank. Raises BackendError for bad
+    arguments. num_threads defaults to torch's.
+    """
+    native = _load()
+    _check("x", x_ND, torch.float32, (None, head.hidden_size))
+    num_rows = x_ND.shape[0]
+    target = _ids("target", target_N, (num_rows,))
+    options = None if option_ids_NK is None else _ids("option_ids", option_ids_NK, (num_rows, None))
+    num_options = 0 if options is None else options.shape[1]
+    scores = HeadScores(
+        nll_N=torch.empty(num_rows),
+        argmax_N=torch.empty(num_rows, dtype=torch.int64),
+        rank_N=torch.empty(num_rows, dtype=torch.int64),
+        entropy_N=torch.empty(num_rows),
+        option_nll_NK=torch.empty(num_rows, num_options),
+    )
+    _guarded(
+        lambda: native.linear_nll(
+            x=x_ND.data_ptr(),
+            num_rows=num_rows,
+            hidden=head.hidden_size,
+            norm_weight=head.norm_weight_D.data_ptr(),
+            eps=head.eps,
+            unit_offset=head.unit_offset,
+            panels=head.panels.data_ptr(),
+            lane=head.lane.value,
+            vocab=head.vocab_size,
+            scale=head.scale,
+            soft_cap=head.soft_cap or 0.0,
+            target=target.data_ptr(),
+            option_id=0 if options is None else options.data_ptr(),
+            num_options=num_options,
+            nll=scores.nll_N.data_ptr(),
+            argmax=scores.argmax_N.data_ptr(),
+            rank=scores.rank_N.data_ptr(),
+            entropy=scores.entropy_N.data_ptr(),
+            option_nll=scores.option_nll_NK.data_ptr(),
+            num_threads=torch.get_num_threads() if num_threads is None else num_threads,
+            isa=isa or "",
+        )
+    )
+    return scores
+
+
+def _load() -> ModuleType:
+    try:
+        from psyfast import _native
+    except ImportError as error:
+        raise BackendError(
+            f"the compiled module psyfast._native cannot be loaded ({error}); build it with `pip install .`, "
+            "or choose --backend reference"
+        ) from error
+    return _native
+
+
+def _guarded(call: Callable[[], _Result]) -> _Result:
+    try:
+        return call()
+    except ValueError as error:  # std::invalid_argument
+        raise BackendError(str(error)) from error
+
+
+def _ids(name: str, ids: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    if ids.dtype == torch.int32:
+        ids = ids.to(torch.int64)
+    _check(name, ids, torch.int64, shape)
+    return ids
+
+
+def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+    if tensor.device.type != "cpu":
+        raise BackendError(f"{name} is on {tensor.device}, expected the CPU; move it with .cpu()")
+    if tensor.dtype != dtype:
+        raise BackendError(f"{name} is {tensor.dtype}, expected {dtype}; convert it with .to({dtype})")
+    wanted = "[" + ", ".join("*" if size is None else str(size) for size in shape) + "]"
+    matches = len(shape) == tensor.dim() and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
+    if not matches:
+        raise BackendError(f"{name} has shape {list(tensor.shape)}, expected {wanted}; check what the caller passed")
+    if not tensor.is_contiguous():
+        raise BackendError(f"{name} has strides {tensor.stride()}, expected contiguous rows; call .contiguous()")

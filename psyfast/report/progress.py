@@ -1,0 +1,123 @@
+"""Progress while scoring: a bar on a terminal, else a line now and then; and stopping cleanly on Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a model's scoring is. fraction: of the transcripts' characters. num_tokens, tok_per_s: of this session."""
+
+    model_id: str
+    model_idx: int
+    num_models: int
+    fraction: float
+    num_tokens: int
+    tok_per_s: float
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@contextmanager
+def reporting(on_start: Callable[[], None]) -> Iterator[OnProgress]:
+    """Yields the callback that shows progress on standard error; `on_start` is called when the first comes."""
+    show = _bar() if sys.stderr.isatty() else _lines()
+    with show as report:
+        started = False
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal started
+            if not started:
+                on_start()
+                started = True
+            report(progress)
+
+        yield on_progress
+
+
+@contextmanager
+def _bar() -> Iterator[OnProgress]:
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(bar_width=24),
+        rich_progress.TaskProgressColumn(),
+        rich_progress.TimeRemainingColumn(compact=True),
+        rich_progress.TextColumn("{task.fields[rate]}"),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(progress: Progress) -> None:
+            name = progress.model_id
+            if name not in tasks:
+                tasks[name] = bar.add_task(_title(progress), total=1.0, rate="")
+            bar.update(tasks[name], completed=progress.fraction, rate=f"{progress.tok_per_s:,.0f} tokens/s")
+
+        yield report
+
+
+@contextmanager
+def _lines() -> Iterator[OnProgress]:
+    started = last = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        left = (now - started) * (1 - progress.fraction) / max(progress.fraction, 1e-9)
+        line = f"{_title(progress)}: {progress.fraction:.0%}, {progress.tok_per_s:,.0f} tokens/s, {left:,.0f} s left"
+        print(line, file=sys.stderr, flush=True)
+
+    yield report
+
+
+def _title(progress: Progress) -> str:
+    place = f" ({progress.model_idx + 1} of {progress.num_models})" if progress.num_models > 1 else ""
+    return progress.model_id + place
+
+
+class Stopper:
+    """Ctrl-C: once to stop after the part at hand, twice to stop at once. Before the scoring begins, once stops."""
+
+    def __init__(self) -> None:
+        self._armed = self._asked = False
+        self._before: Any = None
+
+    def arm(self) -> None:
+        """From now on there is a part at hand that is worth finishing."""
+        self._armed = True
+
+    def is_asked(self) -> bool:
+        """Whether to stop after the part at hand."""
+        return self._asked
+
+    def __enter__(self) -> Stopper:
+        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._armed or self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nStopping after the part at hand; Ctrl-C again stops at once.", file=sys.stderr, flush=True)

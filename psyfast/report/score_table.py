@@ -1,0 +1,65 @@
+"""The table that `psyfast score` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from psyfast.metrics.summary import StudySummary
+
+DASH = "–"
+
+
+def score_table(rows: Sequence[StudySummary]) -> Table:
+    """One line a study, one over all; the columns of simulated data and of options only where there are any."""
+    models = dict.fromkeys((row.model_id, row.condition) for row in rows)
+    with_best = any(row.best_nats is not None for row in rows)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    if len(models) > 1:
+        table.add_column("model", overflow="fold")
+    table.add_column("experiment", overflow="fold")
+    table.add_column("re-\nsponses", justify="right")
+    table.add_column("NLL\nnats", justify="right")
+    table.add_column("guess\nnats", justify="right")
+    if with_best:
+        table.add_column("best\nnats", justify="right")
+    table.add_column("pseudo-\nR²", justify="right")
+    table.add_column("tokens\n/s", justify="right")
+    for row in rows:
+        cells = [
+            row.study or "all (mean)",
+            _scored(row),
+            _number(row.mean_nll_nats),
+            _number(row.guess_nats),
+            *([_number(row.best_nats)] if with_best else []),
+            _number(row.pseudo_r2),
+            DASH if row.tok_per_s is None else f"{row.tok_per_s:,.0f}",
+        ]
+        name = [row.model_id] if len(models) > 1 else []
+        table.add_row(*name, *cells, style="bold" if row.study is None else None, end_section=row.study is None)
+    return table
+
+
+def footnotes(rows: Sequence[StudySummary]) -> list[str]:
+    """What the table's figures leave out, a sentence each."""
+    notes = []
+    if any(row.num_scored < row.num_responses for row in rows):
+        notes.append("responses: scored of marked where not all were scored; the flags in the results say why")
+    partial = [row.study for row in rows if row.study and 0 < row.num_with_options < 0.95 * row.num_scored]
+    if partial:
+        notes.append(f"guess and pseudo-R² rest on fewer than 95 % of the responses in: {', '.join(partial)}")
+    if any(row.best_nats is not None for row in rows):
+        notes.append("best: the NLL of the probabilities that generated the data, which no model can beat on average")
+    return notes
+
+
+def _scored(row: StudySummary) -> str:
+    if row.num_scored == row.num_responses:
+        return f"{row.num_responses:,}"
+    return f"{row.num_scored:,} of {row.num_responses:,}"
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"

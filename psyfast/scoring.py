@@ -1,0 +1,214 @@
+"""A run from end to end: check the data, write the manifest, score each model, close the manifest.
+
+Two passes over the data: the first checks every row and writes the tables of participants and transcripts, so that a
+broken line is found before hours of scoring and not after; the second scores, window by window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import psyfast
+from psyfast.config import ScoreConfig
+from psyfast.data.records import PERSONA_FIELDS, Transcript
+from psyfast.data.transcripts import ReadOptions, ReadReport, TranscriptReader
+from psyfast.errors import DataError, UsageError
+from psyfast.model.load.locate import Located, locate
+from psyfast.model_run import ModelRun
+from psyfast.ops.records import Lane
+from psyfast.ops.registry import Operators, describe, resolve
+from psyfast.report.progress import OnProgress
+from psyfast.rows import participant_row
+from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data
+from psyfast.store.run_folder import PartRecord, RunFolder, streamed_table
+from psyfast.store.schema import TRANSCRIPTS, participants_schema
+
+AddRow = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the first pass over the data found."""
+
+    report: ReadReport
+    num_transcripts: int
+    num_responses: int
+    num_chars: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's `data`; its sha256 is that of the files' own, in order."""
+        files = [asdict(file) for file in self.report.files]
+        return {
+            "sha256": hashlib.sha256("\n".join(file["sha256"] for file in files).encode()).hexdigest(),
+            "files": files,
+            "rows_read": self.report.rows_read,
+            "skipped": [asdict(row) for row in self.report.skipped],
+            "passed_over": list(self.report.passed_over),
+            "num_filtered": self.report.num_filtered,
+            "warnings": dict(self.report.warnings),
+            "num_transcripts": self.num_transcripts,
+            "num_responses": self.num_responses,
+            "num_chars": self.num_chars,
+        }
+
+
+def score_run(
+    config: ScoreConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    repeat: Mapping[str, Any] | None = None,
+    reader: TranscriptReader | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> RunFolder:
+    """Score a configuration's transcripts under its models into the folder `out`.
+
+    repeat: the manifest of a run to make again; its data and weights must be those at hand, its windows are kept.
+    reader: transcripts in memory, in place of config.sources. should_stop: asked after every part; where it says yes,
+    `RunInterruptedError` is raised, and resume=True goes on from there. Raises a PsyfastError for whatever a user can mend.
+    """
+    run = RunFolder(out)
+    old = run.read_manifest() if resume and run.is_started() else None
+    if old is None:
+        run.require_empty()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    operators = resolve(config.backend, config.device, Lane(config.lane))
+    located = _locate_all(config)
+    reader = reader or TranscriptReader(config.sources, _read_options(config))
+    started = time.perf_counter()
+    scan = scan_transcripts(reader, run, write=old is None)
+    manifest = _manifest(config, operators, scan, old)
+    manifest["seconds"]["scan"] += time.perf_counter() - started
+    if old is not None:
+        require_same(old, manifest, f"{out}: cannot resume")
+    if repeat is not None:
+        require_same_data(repeat, manifest, f"{out}: cannot make the run again")
+    run.write_manifest(manifest)
+    for model_idx, place in enumerate(located):
+        model_run = ModelRun(config, operators, place, run, reader, scan.num_chars, (model_idx, len(located)))
+        entry = model_run.open((repeat or manifest)["models"].get(place.model_id))
+        manifest["models"][place.model_id] = entry
+        run.write_manifest(manifest)
+        model_run.score(on_progress, should_stop)
+    _close(manifest, run, config)
+    run.write_manifest(manifest)
+    return run
+
+
+def _read_options(config: ScoreConfig) -> ReadOptions:
+    return ReadOptions(studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row)
+
+
+def _locate_all(config: ScoreConfig) -> list[Located]:
+    located = [locate(model, config.revision) for model in config.models]
+    for model_id, count in Counter(place.model_id for place in located).items():
+        if count > 1:
+            raise UsageError(f"{count} of the models are called '{model_id}'; name each once, and rename equal folders")
+    return located
+
+
+def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -> Scan:
+    """Read everything once: every row is checked, counted and, with write=True, put into the run's tables."""
+    num_transcripts = num_responses = num_chars = 0
+    with ExitStack() as stack:
+        add_participant: AddRow = _nowhere
+        add_transcript: AddRow = _nowhere
+        if write:
+            schema = participants_schema(PERSONA_FIELDS)
+            add_participant = stack.enter_context(streamed_table(run.participants_path, schema))
+            add_transcript = stack.enter_context(streamed_table(run.transcripts_path, TRANSCRIPTS))
+        for transcript in reader:
+            num_transcripts += 1
+            num_responses += transcript.num_responses
+            num_chars += len(transcript.text)
+            add_participant(participant_row(transcript))
+            add_transcript(_transcript_row(transcript))
+        if not num_responses:
+            raise DataError(
+                f"{num_transcripts} transcripts were read and none marks a response; responses stand like <<this>>"
+            )
+    return Scan(reader.report, num_transcripts, num_responses, num_chars)
+
+
+def _nowhere(row: Mapping[str, Any]) -> None:
+    """Where rows go that are on disk already."""
+
+
+def _transcript_row(transcript: Transcript) -> dict[str, Any]:
+    study, experiment, participant = transcript.key
+    return {
+        "study": study,
+        "experiment": experiment,
+        "participant": participant,
+        "condition": "plain",
+        "text": transcript.text,
+    }
+
+
+def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The manifest at the start; of a resumed run, with the models that it has."""
+    return {
+        "status": "running",
+        "psyfast": psyfast.__version__,
+        "libraries": library_versions(),
+        "command": command_line(),
+        "started": old["started"] if old else datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "config": _all_models(config, old).to_dict(),
+        "arithmetic": {**describe(operators), "threads": torch.get_num_threads()},
+        "models": dict(old["models"]) if old else {},
+        "data": scan.to_dict(),
+        "seconds": {"scan": old["seconds"]["scan"] if old else 0.0},
+        "machine": machine(),
+    }
+
+
+def _all_models(config: ScoreConfig, old: Mapping[str, Any] | None) -> ScoreConfig:
+    """The configuration with the models of the run so far before those that are added now."""
+    if old is None:
+        return config
+    earlier: Sequence[str] = old["config"]["models"]
+    return replace(config, models=tuple(dict.fromkeys([*earlier, *config.models])))
+
+
+def _close(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig) -> None:
+    """Totals over all parts, whoever wrote them."""
+    seconds: Counter[str] = Counter()
+    flags: dict[str, dict[str, dict[str, int]]] = {}
+    tokens: dict[str, dict[str, int]] = {}
+    for model_id in manifest["models"]:
+        for condition in config.conditions:
+            parts = run.finished_parts(model_id, condition)
+            for part in parts:
+                seconds.update(part.seconds)
+            flags.setdefault(model_id, {})[condition] = _sum(part.flags for part in parts)
+            tokens[model_id] = _token_counts(parts)
+    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    manifest.update(status="complete", finished=finished, flags=flags, tokens=tokens)
+    manifest["seconds"].update(seconds)
+
+
+def _sum(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
+
+
+def _token_counts(parts: Sequence[PartRecord]) -> dict[str, int]:
+    return {
+        "total": sum(part.num_tokens for part in parts),
+        "unique": sum(part.num_unique_tokens for part in parts),
+        "scored_rows": sum(part.num_scored_rows for part in parts),
+    }

@@ -1,0 +1,232 @@
+"""Loading: what transformers loads loads here with the same values, and what does not fit is refused by name."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from psyfast.errors import ModelError
+from psyfast.model.load.config import read_config, traits_from_config, traits_from_gguf
+from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
+from psyfast.model.load.weights import check_tensors, expected_shapes, load_resident
+from psyfast.model.traits import RopeTraits
+from psyfast.ops.records import Lane
+from tests.tiny import make_llama
+
+CPU = torch.device("cpu")
+
+
+def edited(folder, **changes):
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+
+def load(folder, lane=Lane.FP32):
+    traits = traits_from_config(read_config(folder), str(folder))
+    return traits, load_resident(SafetensorsFiles(folder), traits, lane, CPU, str(folder))
+
+
+def test_a_sharded_model_equals_the_same_model_in_one_file(tmp_path):
+    _, one = load(make_llama(tmp_path / "one"))
+    _, sharded = load(make_llama(tmp_path / "sharded", shard="60KB"))
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    assert torch.equal(one.embed_tokens_VD, sharded.embed_tokens_VD)
+    for a, b in zip(one.layers, sharded.layers, strict=True):
+        assert torch.equal(a.attn_in.qkv_proj, b.attn_in.qkv_proj) and torch.equal(a.mlp.down_proj, b.mlp.down_proj)
+
+
+@pytest.mark.parametrize(
+    ("stored", "lane", "kept"),
+    [
+        (torch.float32, Lane.FP32, torch.float32),
+        (torch.bfloat16, Lane.FP32, torch.bfloat16),
+        (torch.float16, Lane.FP32, torch.float32),
+        (torch.float32, Lane.BF16, torch.bfloat16),
+    ],
+)
+def test_matrices_are_kept_exactly_in_fp32_and_rounded_in_bf16(tmp_path, stored, lane, kept):
+    _, weights = load(make_llama(tmp_path, dtype=stored), lane)
+    assert weights.layers[0].mlp.down_proj.dtype == kept
+    original = SafetensorsFiles(tmp_path).read("model.layers.0.mlp.down_proj.weight")
+    assert torch.equal(weights.layers[0].mlp.down_proj, original.to(kept))
+
+
+@pytest.mark.parametrize("damage", ["missing", "left-over", "misshapen"])
+def test_a_tensor_that_does_not_fit_is_named(tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    path = make_llama(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "left-over":
+        name = "model.layers.9.mlp.up_proj.weight"
+        tensors[name] = torch.zeros(2, 2)
+    else:
+        tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
+        ({"architectures": ["MyModel"], "auto_map": {"AutoModel": "x"}}, "remote code is never run"),
+        ({"hidden_act": "relu6"}, "relu6"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        ({"num_hidden_layers": ...}, "num_hidden_layers"),
+        ({"vocab_size": "many"}, "vocab_size"),
+        ({"num_key_value_heads": 4}, "cannot be shared"),
+    ],
+)
+def test_configurations_that_cannot_be_honoured_are_refused(tmp_path, changes, message):
+    edited(make_llama(tmp_path), **changes)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path)
+
+
+def test_a_folder_without_weights_says_what_to_do(tmp_path):
+    make_llama(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+        load(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="pickle"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tensor file at all", b"\xff" * 64])
+def test_broken_weight_files_are_named(tmp_path, content):
+    (make_llama(tmp_path) / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="safetensors"):
+        load(tmp_path)
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(ModelError, match=r"x\.gguf"):
+        GgufFile(tmp_path / "x.gguf")
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    make_llama(tmp_path, shard="60KB")
+    sorted(tmp_path.glob("*.safetensors"))[1].unlink()
+    with pytest.raises(ModelError, match="model-00002"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "default"},
+        {"rope_type": "linear", "factor": 4.0},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+    ],
+)
+def test_rotary_frequencies_are_those_of_transformers(scaling, spelling):
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    shape = {"hidden_size": 512, "num_attention_heads": 4, "max_position_embeddings": 1024, "vocab_size": 8}
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**shape, rope_parameters={**scaling, "rope_theta": 5e5})).inv_freq
+    config = {
+        **shape,
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": 1,
+        "intermediate_size": 8,
+        "rope_theta": 5e5,
+        spelling: scaling,
+    }
+    assert torch.equal(traits_from_config(config, "here").rope.inv_freq(128), theirs)
+
+
+def test_gguf_factors_divide_the_frequencies():
+    plain = RopeTraits().inv_freq(8)
+    scaled = RopeTraits(kind="factors", factors=(1.0, 2.0, 4.0, 8.0)).inv_freq(8)
+    assert torch.equal(plain / torch.tensor([1.0, 2.0, 4.0, 8.0]), scaled)
+
+
+def write_gguf(path, folder, traits, *, kind="F32"):
+    """The folder's model as a GGUF file, q and k rows in GGUF's order."""
+    import gguf
+
+    files = SafetensorsFiles(folder)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(traits.num_layers)
+    writer.add_context_length(traits.max_positions)
+    writer.add_embedding_length(traits.hidden_size)
+    writer.add_feed_forward_length(traits.intermediate_size)
+    writer.add_head_count(traits.num_heads)
+    writer.add_head_count_kv(traits.num_kv_heads)
+    writer.add_layer_norm_rms_eps(traits.norm_eps)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, traits.num_layers)
+    for name in expected_shapes(traits):
+        value = files.read(name).float()
+        if "q_proj" in name or "k_proj" in name:
+            heads = traits.num_heads if "q_proj" in name else traits.num_kv_heads
+            value = value.reshape(heads, 2, -1, value.shape[-1]).transpose(1, 2).reshape(value.shape)
+        array = value.contiguous().numpy()
+        theirs = names.get_name(name, try_suffixes=(".weight",))
+        if kind == "Q8_0" and array.ndim == 2:
+            quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(theirs, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(theirs, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_gives_the_weights_of_its_folder(tmp_path):
+    traits, ours = load(make_llama(tmp_path / "hf"))
+    write_gguf(tmp_path / "model.gguf", tmp_path / "hf", traits)
+    gguf_file = GgufFile(tmp_path / "model.gguf")
+    gguf_traits = traits_from_gguf(gguf_file.metadata, gguf_file.shapes, "file")
+    assert gguf_traits == replace(traits, norm_eps=gguf_traits.norm_eps)
+    assert gguf_traits.norm_eps == pytest.approx(traits.norm_eps)  # stored in fp32
+    theirs = load_resident(gguf_file, gguf_traits, Lane.FP32, CPU, "file")
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        assert torch.equal(a.attn_in.qkv_proj, b.attn_in.qkv_proj)
+        assert torch.equal(a.mlp.gate_up_proj, b.mlp.gate_up_proj)
+    assert torch.equal(ours.head().lm_head_VD, theirs.head().lm_head_VD)
+
+
+def test_a_quantised_gguf_file_is_close(tmp_path):
+    traits, ours = load(make_llama(tmp_path / "hf", hidden_size=64, num_attention_heads=4))
+    write_gguf(tmp_path / "model.gguf", tmp_path / "hf", traits, kind="Q8_0")
+    gguf_file = GgufFile(tmp_path / "model.gguf")
+    assert gguf_file.stored_as()[0] == "Q8_0"
+    theirs = load_resident(gguf_file, traits, Lane.FP32, CPU, "file")
+    difference = ours.layers[0].attn_in.qkv_proj - theirs.layers[0].attn_in.qkv_proj
+    assert 0 < difference.abs().max() < 0.01
+
+
+def test_unpermute_undoes_ggufs_order():
+    weight = torch.arange(24.0).reshape(12, 2)
+    permuted = weight.reshape(2, 2, 3, 2).transpose(1, 2).reshape(12, 2)
+    assert torch.equal(unpermute(permuted, 2), weight)
+
+
+def test_gguf_of_another_architecture_is_refused():
+    with pytest.raises(ModelError, match="mamba"):
+        traits_from_gguf({"general.architecture": "mamba"}, {}, "file")
+
+
+def test_tied_models_may_store_their_head_again(tmp_path):
+    traits, _ = load(make_llama(tmp_path, tie_word_embeddings=True))
+    files = SafetensorsFiles(tmp_path)
+    files.shapes["lm_head.weight"] = files.shapes["model.embed_tokens.weight"]
+    check_tensors(files, traits, "here")
