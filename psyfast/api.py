@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psyfast.config import ScoreConfig
+from psyfast.data.audit import AuditReport, audit
 from psyfast.data.records import Transcript
+from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_from_rows
 from psyfast.errors import RunError, UsageError
 from psyfast.metrics.summary import StudySummary, summarise
+from psyfast.model.load.locate import locate
+from psyfast.model.load.model import context_length
+from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.report.progress import OnProgress
 from psyfast.scoring import score_run
 from psyfast.store.reading import Comparison, compare_runs, read_participants, responses_dataset
@@ -123,6 +128,30 @@ def score_again(
     config = replace(config, threads=manifest["arithmetic"]["threads"])
     run = score_run(config, out, repeat=manifest, on_progress=on_progress, should_stop=should_stop)
     return run, compare_runs(manifest_path.parent, run.path)
+
+
+def audit_transcripts(
+    transcripts: Transcripts,
+    tokenizer: str,
+    *,
+    context_limit: int | None = None,
+    revision: str | None = None,
+    num_examples: int = 2,
+    num_workers: int = 0,
+    read: ReadOptions | None = None,
+) -> AuditReport:
+    """What each protocol finds, misses, merges or truncates in each study, with examples; no weights are read.
+
+    tokenizer: a model's name, as for `score`, of any architecture. context_limit: tokens, instead of the model's own.
+    """
+    sources, rows = _sources(transcripts)
+    if not sources:
+        raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
+    located = locate(tokenizer, revision)
+    reader = TranscriptReader(sources, read) if rows is None else transcripts_from_rows(rows, MEMORY, read)
+    limit = context_length(located) if context_limit is None else context_limit
+    wrapped = Tokenizer(load_tokenizer(located))
+    return audit(reader, wrapped, limit, num_examples=num_examples, num_workers=num_workers)
 
 
 def _sources(transcripts: Transcripts) -> tuple[tuple[str, ...], list[Any] | None]:

@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,7 +19,7 @@ from psyfast import __version__
 from psyfast.errors import PsyfastError, UsageError
 
 if TYPE_CHECKING:
-    from psyfast.config import ScoreConfig
+    from psyfast.config import OnBadRow, ScoreConfig
     from psyfast.store.reading import Comparison
     from psyfast.store.run_folder import RunFolder
 
@@ -209,18 +209,19 @@ def audit(
 ) -> None:
     """Show, for each study, what each protocol finds, misses, merges or truncates."""
     from psyfast.api import audit_transcripts
+    from psyfast.data.transcripts import ReadOptions
     from psyfast.report.audit_table import print_audit
 
+    if not data:
+        raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
     report = audit_transcripts(
-        tuple(map(_absolute, data or [])),
+        data,
         tokenizer,
-        studies=_names(study),
-        limit=limit,
-        on_bad_row=on_bad_row,
         context_limit=context_limit,
         revision=revision,
         num_examples=examples,
         num_workers=workers,
+        read=ReadOptions(studies=_names(study), limit=limit, on_bad_row=cast("OnBadRow", on_bad_row)),
     )
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))

@@ -45,7 +45,8 @@ def map_transcripts(
         yield from _in_order(pool, work, iter(transcripts), LOOK_AHEAD * num_workers)
     except BrokenProcessPool as error:
         raise RunError(
-            f"one of {num_workers} tokenising processes was killed (out of memory?); use fewer workers"
+            f"one of {num_workers} tokenising processes ended before its work was done: out of memory (use fewer "
+            "workers), or started by a script without `if __name__ == '__main__':`"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

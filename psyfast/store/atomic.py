@@ -17,9 +17,9 @@ TEMPORARY_PREFIX = ".unfinished-"
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on success it becomes `path`, on any failure it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(TEMPORARY_PREFIX + path.name)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
         temporary.replace(path)
@@ -29,7 +29,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written ({error}); free space or check permissions, then --resume"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

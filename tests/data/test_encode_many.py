@@ -91,7 +91,7 @@ def test_an_error_in_the_source_comes_through() -> None:
 
 
 def test_a_killed_worker_is_an_error() -> None:
-    with pytest.raises(RunError, match="was killed"):
+    with pytest.raises(RunError, match="ended before its work was done"):
         list(map_transcripts(die, transcripts(3), tiny_tokenizer(), 1))
     assert not multiprocessing.active_children()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,7 +184,7 @@ def test_an_option_that_changes_ids_before_it_branches_there() -> None:
     encoded = encode_with("I say(<<A>>", [["A", "5"]], tokenizer, Protocol.EXACT)
     branch = encoded.options[1]
     assert scored_text(encoded, branch, tokenizer) == "<<5"
-    assert branch.branch_start == branch.score_start == encoded.responses[0].token_start - 2
+    assert branch.branch_start == branch.score_start == encoded.responses[0].token_start - 1
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,23 @@ def test_long_transcripts_are_not_tokenised_again_for_each_option(name: str) -> 
     for source in find_responses(text).responses:
         splicer.replace(source.char_start, "C>>")
     assert splicer.num_whole <= 2  # those near the top, where the whole text is short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_real_transcripts_change_as_the_whole_text_does(name: str, shared_dir: Path) -> None:
+    tokenizer = real_tokenizer(name)
+    for study in sorted((shared_dir / "data" / "psych201").glob("*/prompts.jsonl")):
+        with study.open(encoding="utf-8") as lines:
+            text = json.loads(next(lines))["text"]
+        splicer = Splicer(text, tokenizer.encode(text), tokenizer)
+        sources = find_responses(text).responses
+        for source in sources[:: max(1, len(sources) // 3)]:
+            for option in ("B>>", "7>>", "-é>>"):
+                splice = splicer.replace(source.char_start, option)
+                whole = tokenizer.encode(text[: source.char_start] + option)
+                ids = [*splicer.encoding.ids[: splice.num_kept], *splice.tail.ids]
+                assert ids == whole.ids.tolist(), (study.parent.name, source.char_start, option)
 
 
 def test_tokenizers_that_mark_the_first_word_fall_back_to_the_whole_text() -> None:

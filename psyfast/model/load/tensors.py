@@ -99,18 +99,9 @@ class GgufFile:
     """A GGUF file: names mapped to Hugging Face's, values de-quantised to fp32, q and k rows in the halves' order."""
 
     def __init__(self, path: Path) -> None:
-        import gguf
-
-        try:
-            reader = gguf.GGUFReader(str(path))
-        except (OSError, ValueError, IndexError, KeyError) as error:
-            raise ModelError(f"{path}: not a readable GGUF file ({error}); download it again") from error
+        reader = _gguf_reader(path)
         self.files = (path,)
-        self.metadata = {
-            key: field.contents()
-            for key, field in reader.fields.items()
-            if not key.startswith("tokenizer.") and not key.startswith("GGUF.")
-        }
+        self.metadata = gguf_metadata(reader)
         self._tensors = {_hf_name(tensor.name, path): tensor for tensor in reader.tensors}
         self.shapes = {name: tuple(int(n) for n in tensor.shape[::-1]) for name, tensor in self._tensors.items()}
 
@@ -133,6 +124,28 @@ class GgufFile:
     def stored_as(self) -> tuple[str, ...]:
         """The stored types, the most frequent first."""
         return by_frequency(tensor.tensor_type.name for tensor in self._tensors.values())
+
+
+def _gguf_reader(path: Path) -> Any:
+    import gguf
+
+    try:
+        return gguf.GGUFReader(str(path))
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise ModelError(f"{path}: not a readable GGUF file ({error}); download it again") from error
+
+
+def gguf_metadata(reader: Any) -> dict[str, Any]:
+    """What a GGUF file says of its model (not of its vocabulary): plain values by key."""
+    ours = (key for key in reader.fields if not key.startswith(("tokenizer.", "GGUF.")))
+    return {key: reader.fields[key].contents() for key in ours}
+
+
+def gguf_context_length(path: Path) -> int | None:
+    """The positions that a GGUF file's model was made for, whatever its architecture."""
+    metadata = gguf_metadata(_gguf_reader(path))
+    length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return None if length is None else int(length)
 
 
 def unpermute(weight: Tensor, num_heads: int) -> Tensor:

@@ -1,0 +1,183 @@
+"""A run that is killed, interrupted or damaged goes on and ends with the rows of an unbroken one, bit for bit."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from psyfast.config import ScoreConfig
+from psyfast.errors import RunError, RunInterruptedError
+from psyfast.scoring import score_run
+from psyfast.store.reading import compare_runs
+from psyfast.store.run_folder import RunFolder
+from tests.tiny import make_llama
+
+NUM_KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_llama(tmp_path_factory.mktemp("models") / "tiny", max_position_embeddings=4096)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Transcripts of uneven length, some with options of several tokens, some without responses."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("data") / "prompts.jsonl"
+    with path.open("w") as file:
+        for participant in range(60):
+            trials = [f"Trial {i}. You press <<{rng.choice('JF')}>>.\n" for i in range(rng.randrange(40))]
+            row = {"text": "You choose between J and F.\n" + "".join(trials), "participant": participant}
+            if participant % 3 == 0:
+                row["options"] = ["J", "F", "neither"]
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def config_of(model, data, **changes):
+    settings = {"protocol": "exact", "lane": "fp32", "window_slots": 1024, "threads": 1, **changes}
+    return ScoreConfig((str(model),), (str(data),), **settings)
+
+
+@pytest.fixture(scope="module")
+def unbroken(model, data, tmp_path_factory):
+    run = score_run(config_of(model, data), tmp_path_factory.mktemp("runs") / "unbroken")
+    assert len(run.finished_parts("tiny", "plain")) > 12
+    return run.path
+
+
+def command(model, data, out, *more):
+    arguments = ["score", str(data), "--model", str(model), "-o", str(out), "--lane", "fp32"]
+    return [sys.executable, "-m", "psyfast.cli", *arguments, "--window-slots", "1024", "--threads", "1", *more]
+
+
+def same(one, other):
+    comparison = compare_runs(one, other)
+    assert comparison.num_rows > 500
+    return comparison.same_bits
+
+
+def test_ten_kills_at_random_moments_leave_no_trace(model, data, unbroken, tmp_path):
+    """Three kills fall somewhere into starting and reading, seven shortly after some random part was written."""
+    out = tmp_path / "killed"
+    rng = random.Random()
+    num_parts = len(list(unbroken.rglob("part-*.parquet")))
+    targets = [0, 0, 0, *sorted(rng.sample(range(1, num_parts - 2), NUM_KILLS - 3))]
+    seen = []
+    for target in targets:
+        process = subprocess.Popen(
+            command(model, data, out, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while process.poll() is None and len(list(out.rglob("part-*.parquet"))) < target:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03 if target else 3))
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
+        seen.append(len(list(out.rglob("part-*.parquet"))))
+    assert len(set(seen)) > 4 and seen[-1] < num_parts, f"the kills did not fall between parts: {seen}"
+    done = subprocess.run(command(model, data, out, "--resume"), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert same(unbroken, out)
+    assert not list(out.rglob(".unfinished-*"))
+    assert json.loads((out / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_a_missing_part_is_made_again(model, data, unbroken, tmp_path):
+    run = score_run(config_of(model, data), tmp_path / "run")
+    parts = sorted(run.path.rglob("part-*.parquet"))
+    kept = {path: path.stat().st_mtime_ns for path in parts}
+    for path in (parts[0], parts[4], parts[5], parts[-1]):
+        path.unlink()
+    score_run(config_of(model, data), run.path, resume=True)
+    assert same(unbroken, run.path)
+    assert sum(path.stat().st_mtime_ns == mtime for path, mtime in kept.items()) == len(parts) - 4
+
+
+def test_stopping_after_a_part_and_going_on(model, data, unbroken, tmp_path):
+    answers = iter([False, True])
+    with pytest.raises(RunInterruptedError, match="--resume"):
+        score_run(config_of(model, data), tmp_path / "run", should_stop=lambda: next(answers))
+    assert len(RunFolder(tmp_path / "run").finished_parts("tiny", "plain")) == 2
+    score_run(config_of(model, data), tmp_path / "run", resume=True)
+    assert same(unbroken, tmp_path / "run")
+
+
+def test_ctrl_c_stops_cleanly_after_the_part_at_hand(model, data, unbroken, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(model, data, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.rglob("part-*.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.fail(f"the run ended before Ctrl-C reached it: {errors}")
+    assert process.returncode == 1 and "--resume" in errors and "Traceback" not in errors
+    assert not list(out.rglob(".unfinished-*"))
+    subprocess.run(command(model, data, out, "--resume"), check=True, capture_output=True)
+    assert same(unbroken, out)
+
+
+def test_another_model_joins_a_run(model, data, unbroken, tmp_path):
+    other = make_llama(tmp_path / "other", seed=1, max_position_embeddings=4096)
+    run = score_run(config_of(model, data), tmp_path / "run")
+    score_run(config_of(other, data), run.path, resume=True)
+    manifest = run.read_manifest()
+    assert set(manifest["models"]) == {"tiny", "other"} and set(manifest["tokens"]) == {"tiny", "other"}
+    assert manifest["config"]["models"] == [str(model), str(other)]
+    assert len(run.finished_parts("other", "plain")) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lane": "bf16"}, r"--lane was fp32 and is now bf16"),
+        ({"protocol": "paper"}, r"--protocol was exact and is now paper"),
+        ({"backend": "reference"}, "backend"),
+        ({"limit": 3}, "--limit"),
+        ({"per_token": True}, "--per-token"),
+        ({"window_slots": 2048}, "window"),
+    ],
+)
+def test_a_resumed_run_may_not_change_its_meaning(model, data, unbroken, changes, message):
+    with pytest.raises(RunError, match=message):
+        score_run(config_of(model, data, **changes), unbroken, resume=True)
+
+
+def test_other_data_are_refused(model, data, tmp_path):
+    copy = tmp_path / "prompts.jsonl"
+    copy.write_bytes(data.read_bytes())
+    score_run(config_of(model, copy), tmp_path / "run")
+    copy.write_text(copy.read_text().replace("Trial 1.", "Trial one.", 1))
+    with pytest.raises(RunError, match="the data was"):
+        score_run(config_of(model, copy), tmp_path / "run", resume=True)
+
+
+def test_another_model_under_the_same_name_is_refused(model, data, tmp_path):
+    changed = make_llama(tmp_path / "tiny", max_position_embeddings=4096)
+    run = score_run(config_of(changed, data), tmp_path / "run")
+    next(iter(sorted(run.path.rglob("part-*.parquet")))).unlink()
+    make_llama(tmp_path / "tiny", seed=5, max_position_embeddings=4096)
+    with pytest.raises(RunError, match="weights of model 'tiny'"):
+        score_run(config_of(changed, data), run.path, resume=True)
+
+
+def test_an_existing_run_is_refused_without_resume(model, data, unbroken):
+    with pytest.raises(RunError, match="--resume"):
+        score_run(config_of(model, data), unbroken)
+
+
+def test_the_number_of_tokenising_processes_changes_nothing(model, data, unbroken, tmp_path):
+    run = score_run(config_of(model, data, num_workers=2), tmp_path / "run")
+    assert same(unbroken, run.path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(model, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file"):
+        score_run(config_of(model, data), tmp_path / "file" / "run")
