@@ -20,6 +20,7 @@ from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_from_rows
 from psyfast.errors import RunError, UsageError
+from psyfast.inputs import find_inputs, read_options
 from psyfast.metrics.summary import StudySummary, summarise
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import context_length
@@ -92,12 +93,12 @@ def score(
         config = ScoreConfig(models=models, sources=sources, protocol=protocol, lane=lane, **settings)
     except TypeError as error:
         raise UsageError(f"score(): {error}; settings are the fields of psyfast.config.ScoreConfig") from error
-    reader = None if rows is None else _memory_reader(rows, config)
+    reader = None if rows is None else transcripts_from_rows(rows, MEMORY, read_options(config))
     if out is not None:
-        run = score_run(config, Path(out), resume=resume, reader=reader, on_progress=on_progress)
+        run = score_run(find_inputs(config, Path(out), resume=resume, reader=reader), on_progress=on_progress)
         return load_result(run.path)
     with tempfile.TemporaryDirectory(prefix="psyfast-") as folder:
-        run = score_run(config, Path(folder) / "run", reader=reader, on_progress=on_progress)
+        run = score_run(find_inputs(config, Path(folder) / "run", reader=reader), on_progress=on_progress)
         return load_result(run.path, keep=False)
 
 
@@ -126,7 +127,8 @@ def score_again(
         raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")
     # Torch's products may round differently with another number of threads; the run's own number gives its bits.
     config = replace(config, threads=manifest["arithmetic"]["threads"])
-    run = score_run(config, out, repeat=manifest, on_progress=on_progress, should_stop=should_stop)
+    inputs = find_inputs(config, out, repeat=manifest)
+    run = score_run(inputs, on_progress=on_progress, should_stop=should_stop)
     return run, compare_runs(manifest_path.parent, run.path)
 
 
@@ -162,8 +164,3 @@ def _sources(transcripts: Transcripts) -> tuple[tuple[str, ...], list[Any] | Non
     if items and all(isinstance(item, (str, Path)) for item in items):
         return tuple(map(str, items)), None
     return (MEMORY,), items
-
-
-def _memory_reader(rows: list[Any], config: ScoreConfig) -> TranscriptReader:
-    options = ReadOptions(studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row)
-    return transcripts_from_rows(rows, MEMORY, options)

@@ -131,12 +131,15 @@ def score(
 
 
 def _score(config: ScoreConfig, out: Path, *, resume: bool, as_json: bool) -> None:
+    from psyfast.inputs import find_inputs
+
+    inputs = find_inputs(config, out, resume=resume)  # before torch is loaded: a slip in a name answers at once
     from psyfast.report.progress import Stopper, reporting
     from psyfast.scoring import score_run
 
     stopper = Stopper()
     with stopper, reporting(stopper.arm) as on_progress:
-        run = score_run(config, out, resume=resume, on_progress=on_progress, should_stop=stopper.is_asked)
+        run = score_run(inputs, on_progress=on_progress, should_stop=stopper.is_asked)
     _show_run(run, as_json=as_json)
 
 
@@ -167,7 +170,7 @@ def _show_run(run: RunFolder, *, as_json: bool, comparison: Comparison | None = 
         return
     console = _console()
     console.print(score_table(rows))
-    for note in [*footnotes(rows), *_data_notes(manifest)]:
+    for note in [*footnotes(rows), *_data_notes(manifest), _arithmetic_note(manifest)]:
         console.print(note, style="dim", highlight=False)
     if comparison is not None:
         console.print(_verdict(comparison), highlight=False)
@@ -181,6 +184,16 @@ def _data_notes(manifest: dict[str, Any]) -> list[str]:
     if data["skipped"]:
         notes.append(f"data: {len(data['skipped'])} rows were skipped; manifest.json lists them")
     return notes
+
+
+def _arithmetic_note(manifest: dict[str, Any]) -> str:
+    """Which backend computed what."""
+    used = manifest["arithmetic"]
+    by_backend: dict[str, list[str]] = {}
+    for operator, backend in used["operators"].items():
+        by_backend.setdefault(backend if backend != "cpu" else f"native {used['isa']}", []).append(operator)
+    backends = "; ".join(f"{', '.join(operators)}: {backend}" for backend, operators in by_backend.items())
+    return f"computed in {used['lane']} on {used['device']}, {used['threads']} threads; {backends}"
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ from psyfast.rows import EntryScores, TranscriptScores, request_of, response_row
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
 from psyfast.store.schema import responses_schema
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class ModelRun:
         schema = responses_schema(per_token=self.config.per_token)
         self.run.write_part(self.model.model_id, condition, record, rows, schema)
         meter.finish(num_chars, plan.num_request_tokens)
+        log.info("part %d: %d transcripts, %s", part_idx, len(works), stopwatch.seconds)
 
 
 def gaps(finished: list[PartRecord]) -> Iterator[tuple[int, int, int | None]]:
@@ -215,9 +219,11 @@ class _Meter:
         self._started = time.perf_counter()
         self._num_tokens = 0
         self._num_chars = 0
+        self._chars_before = 0  # of windows that were finished before this session
 
     def skip(self, num_chars: int) -> None:
         self._num_chars += num_chars
+        self._chars_before += num_chars
 
     def on_layer(self, num_chars: int, num_tokens: int) -> Callable[[int], None]:
         num_layers = self._of.model.traits.num_layers
@@ -237,5 +243,8 @@ class _Meter:
         if self._report is not None:
             model_idx, num_models = self._of._place
             fraction = min(1.0, num_chars / max(1, self._of._num_chars))
-            rate = num_tokens / max(1e-9, time.perf_counter() - self._started)
-            self._report(Progress(self._of.model.model_id, model_idx, num_models, fraction, num_tokens, rate))
+            elapsed = max(1e-9, time.perf_counter() - self._started)
+            done = max(1.0, num_chars - self._chars_before)
+            left = elapsed * max(0.0, self._of._num_chars - num_chars) / done
+            rate = num_tokens / elapsed
+            self._report(Progress(self._of.model.model_id, model_idx, num_models, fraction, num_tokens, rate, left))

@@ -7,13 +7,13 @@ broken line is found before hours of scoring and not after; the second scores, w
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ import torch
 import psyfast
 from psyfast.config import ScoreConfig
 from psyfast.data.records import PERSONA_FIELDS, Transcript
-from psyfast.data.transcripts import ReadOptions, ReadReport, TranscriptReader
-from psyfast.errors import DataError, UsageError
-from psyfast.model.load.locate import Located, locate
+from psyfast.data.transcripts import ReadReport, TranscriptReader
+from psyfast.errors import DataError
+from psyfast.inputs import Inputs
 from psyfast.model_run import ModelRun
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
@@ -32,6 +32,8 @@ from psyfast.rows import participant_row
 from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data
 from psyfast.store.run_folder import PartRecord, RunFolder, streamed_table
 from psyfast.store.schema import TRANSCRIPTS, participants_schema
+
+log = logging.getLogger(__name__)
 
 AddRow = Callable[[Mapping[str, Any]], None]
 
@@ -63,41 +65,30 @@ class Scan:
 
 
 def score_run(
-    config: ScoreConfig,
-    out: Path,
-    *,
-    resume: bool = False,
-    repeat: Mapping[str, Any] | None = None,
-    reader: TranscriptReader | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    inputs: Inputs, *, on_progress: OnProgress | None = None, should_stop: Callable[[], bool] | None = None
 ) -> RunFolder:
-    """Score a configuration's transcripts under its models into the folder `out`.
+    """Score transcripts under models into the run's folder.
 
-    repeat: the manifest of a run to make again; its data and weights must be those at hand, its windows are kept.
-    reader: transcripts in memory, in place of config.sources. should_stop: asked after every part; where it says yes,
-    `RunInterruptedError` is raised, and resume=True goes on from there. Raises a PsyfastError for whatever a user can mend.
+    should_stop: asked after every part; where it says yes, `RunInterruptedError` is raised, and a resumed run goes on
+    from there. Raises a PsyfastError for whatever a user can mend.
     """
-    run = RunFolder(out)
-    old = run.read_manifest() if resume and run.is_started() else None
-    if old is None:
-        run.require_empty()
+    config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     operators = resolve(config.backend, config.device, Lane(config.lane))
-    located = _locate_all(config)
-    reader = reader or TranscriptReader(config.sources, _read_options(config))
     started = time.perf_counter()
-    scan = scan_transcripts(reader, run, write=old is None)
+    scan = scan_transcripts(inputs.reader, run, write=old is None)
     manifest = _manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:
-        require_same(old, manifest, f"{out}: cannot resume")
+        require_same(old, manifest, f"{run.path}: cannot resume")
     if repeat is not None:
-        require_same_data(repeat, manifest, f"{out}: cannot make the run again")
+        require_same_data(repeat, manifest, f"{run.path}: cannot make the run again")
     run.write_manifest(manifest)
-    for model_idx, place in enumerate(located):
-        model_run = ModelRun(config, operators, place, run, reader, scan.num_chars, (model_idx, len(located)))
+    log.info("%d transcripts, %d responses; %s", scan.num_transcripts, scan.num_responses, describe(operators))
+    for model_idx, place in enumerate(inputs.located):
+        position = (model_idx, len(inputs.located))
+        model_run = ModelRun(config, operators, place, run, inputs.reader, scan.num_chars, position)
         entry = model_run.open((repeat or manifest)["models"].get(place.model_id))
         manifest["models"][place.model_id] = entry
         run.write_manifest(manifest)
@@ -107,22 +98,10 @@ def score_run(
     return run
 
 
-def _read_options(config: ScoreConfig) -> ReadOptions:
-    return ReadOptions(studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row)
-
-
-def _locate_all(config: ScoreConfig) -> list[Located]:
-    located = [locate(model, config.revision) for model in config.models]
-    for model_id, count in Counter(place.model_id for place in located).items():
-        if count > 1:
-            raise UsageError(f"{count} of the models are called '{model_id}'; name each once, and rename equal folders")
-    return located
-
-
 def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -> Scan:
     """Read everything once: every row is checked, counted and, with write=True, put into the run's tables."""
     num_transcripts = num_responses = num_chars = 0
-    with ExitStack() as stack:
+    with run.unless_empty(), ExitStack() as stack:
         add_participant: AddRow = _nowhere
         add_transcript: AddRow = _nowhere
         if write:

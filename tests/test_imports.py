@@ -15,7 +15,7 @@ LAYERS = [
     {"api", "doctor"},
     {"scoring"},
     {"model_run"},
-    {"rows"},
+    {"rows", "inputs"},
     {"data", "model.load", "engine", "store", "report", "metrics", "config"},
     {"model.decoder"},
     {"plan", "model.traits", "ops", "kernels"},

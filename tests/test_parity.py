@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from psyfast.config import ScoreConfig
+from psyfast.inputs import find_inputs
 from psyfast.scoring import score_run
 from psyfast.store.reading import responses_dataset
 
@@ -38,7 +39,7 @@ def compared(shared_dir, tmp_path_factory):
         (folder / study / "prompts.jsonl").write_text("\n".join(lines[r["row"]] for r in records), encoding="utf-8")
         oracle |= {(study, record["participant"]): record for record in records}
     config = ScoreConfig(("smollm2-135m-instruct",), (str(folder),), protocol="paper", lane="fp32")
-    run = score_run(config, folder / "run")
+    run = score_run(find_inputs(config, folder / "run"))
     ours = {key: [] for key in oracle}
     for row in responses_dataset(run).to_table().to_pylist():
         if row["nll_nats"] is not None:

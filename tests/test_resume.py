@@ -11,6 +11,7 @@ import pytest
 
 from psyfast.config import ScoreConfig
 from psyfast.errors import RunError, RunInterruptedError
+from psyfast.inputs import find_inputs
 from psyfast.scoring import score_run
 from psyfast.store.reading import compare_runs
 from psyfast.store.run_folder import RunFolder
@@ -46,7 +47,7 @@ def config_of(model, data, **changes):
 
 @pytest.fixture(scope="module")
 def unbroken(model, data, tmp_path_factory):
-    run = score_run(config_of(model, data), tmp_path_factory.mktemp("runs") / "unbroken")
+    run = score_run(find_inputs(config_of(model, data), tmp_path_factory.mktemp("runs") / "unbroken"))
     assert len(run.finished_parts("tiny", "plain")) > 12
     return run.path
 
@@ -89,12 +90,12 @@ def test_ten_kills_at_random_moments_leave_no_trace(model, data, unbroken, tmp_p
 
 
 def test_a_missing_part_is_made_again(model, data, unbroken, tmp_path):
-    run = score_run(config_of(model, data), tmp_path / "run")
+    run = score_run(find_inputs(config_of(model, data), tmp_path / "run"))
     parts = sorted(run.path.rglob("part-*.parquet"))
     kept = {path: path.stat().st_mtime_ns for path in parts}
     for path in (parts[0], parts[4], parts[5], parts[-1]):
         path.unlink()
-    score_run(config_of(model, data), run.path, resume=True)
+    score_run(find_inputs(config_of(model, data), run.path, resume=True))
     assert same(unbroken, run.path)
     assert sum(path.stat().st_mtime_ns == mtime for path, mtime in kept.items()) == len(parts) - 4
 
@@ -102,9 +103,9 @@ def test_a_missing_part_is_made_again(model, data, unbroken, tmp_path):
 def test_stopping_after_a_part_and_going_on(model, data, unbroken, tmp_path):
     answers = iter([False, True])
     with pytest.raises(RunInterruptedError, match="--resume"):
-        score_run(config_of(model, data), tmp_path / "run", should_stop=lambda: next(answers))
+        score_run(find_inputs(config_of(model, data), tmp_path / "run"), should_stop=lambda: next(answers))
     assert len(RunFolder(tmp_path / "run").finished_parts("tiny", "plain")) == 2
-    score_run(config_of(model, data), tmp_path / "run", resume=True)
+    score_run(find_inputs(config_of(model, data), tmp_path / "run", resume=True))
     assert same(unbroken, tmp_path / "run")
 
 
@@ -125,8 +126,8 @@ def test_ctrl_c_stops_cleanly_after_the_part_at_hand(model, data, unbroken, tmp_
 
 def test_another_model_joins_a_run(model, data, unbroken, tmp_path):
     other = make_llama(tmp_path / "other", seed=1, max_position_embeddings=4096)
-    run = score_run(config_of(model, data), tmp_path / "run")
-    score_run(config_of(other, data), run.path, resume=True)
+    run = score_run(find_inputs(config_of(model, data), tmp_path / "run"))
+    score_run(find_inputs(config_of(other, data), run.path, resume=True))
     manifest = run.read_manifest()
     assert set(manifest["models"]) == {"tiny", "other"} and set(manifest["tokens"]) == {"tiny", "other"}
     assert manifest["config"]["models"] == [str(model), str(other)]
@@ -146,38 +147,38 @@ def test_another_model_joins_a_run(model, data, unbroken, tmp_path):
 )
 def test_a_resumed_run_may_not_change_its_meaning(model, data, unbroken, changes, message):
     with pytest.raises(RunError, match=message):
-        score_run(config_of(model, data, **changes), unbroken, resume=True)
+        score_run(find_inputs(config_of(model, data, **changes), unbroken, resume=True))
 
 
 def test_other_data_are_refused(model, data, tmp_path):
     copy = tmp_path / "prompts.jsonl"
     copy.write_bytes(data.read_bytes())
-    score_run(config_of(model, copy), tmp_path / "run")
+    score_run(find_inputs(config_of(model, copy), tmp_path / "run"))
     copy.write_text(copy.read_text().replace("Trial 1.", "Trial one.", 1))
     with pytest.raises(RunError, match="the data was"):
-        score_run(config_of(model, copy), tmp_path / "run", resume=True)
+        score_run(find_inputs(config_of(model, copy), tmp_path / "run", resume=True))
 
 
 def test_another_model_under_the_same_name_is_refused(model, data, tmp_path):
     changed = make_llama(tmp_path / "tiny", max_position_embeddings=4096)
-    run = score_run(config_of(changed, data), tmp_path / "run")
+    run = score_run(find_inputs(config_of(changed, data), tmp_path / "run"))
     next(iter(sorted(run.path.rglob("part-*.parquet")))).unlink()
     make_llama(tmp_path / "tiny", seed=5, max_position_embeddings=4096)
     with pytest.raises(RunError, match="weights of model 'tiny'"):
-        score_run(config_of(changed, data), run.path, resume=True)
+        score_run(find_inputs(config_of(changed, data), run.path, resume=True))
 
 
 def test_an_existing_run_is_refused_without_resume(model, data, unbroken):
     with pytest.raises(RunError, match="--resume"):
-        score_run(config_of(model, data), unbroken)
+        score_run(find_inputs(config_of(model, data), unbroken))
 
 
 def test_the_number_of_tokenising_processes_changes_nothing(model, data, unbroken, tmp_path):
-    run = score_run(config_of(model, data, num_workers=2), tmp_path / "run")
+    run = score_run(find_inputs(config_of(model, data, num_workers=2), tmp_path / "run"))
     assert same(unbroken, run.path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(model, data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file"):
-        score_run(config_of(model, data), tmp_path / "file" / "run")
+        score_run(find_inputs(config_of(model, data), tmp_path / "file" / "run"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from psyfast.store.reading import read_participants, responses_dataset
+from psyfast.store.reading import participant_rows, responses_dataset
 from psyfast.store.run_folder import RunFolder
 
 TRUE_NLL = "true_nll_nats"
@@ -108,13 +108,12 @@ _TrueNlls = Mapping[tuple[str, str, str], list[float]]
 
 def _true_nlls(run: RunFolder) -> _TrueNlls:
     """The generating probabilities' NLL of each response, of participants whose data carry them."""
-    table = read_participants(run, ["study", "experiment", "participant", "extra"])
     found: dict[tuple[str, str, str], list[float]] = {}
-    for study, experiment, participant, extra in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        if extra and TRUE_NLL in extra:
-            values = json.loads(extra).get(TRUE_NLL)
+    for row in participant_rows(run, ["study", "experiment", "participant", "extra"]):
+        if row["extra"] and TRUE_NLL in row["extra"]:
+            values = json.loads(row["extra"]).get(TRUE_NLL)
             if isinstance(values, list) and all(isinstance(value, (int, float)) for value in values):
-                found[study, experiment, participant] = values
+                found[row["study"], row["experiment"], row["participant"]] = values
     return found
 
 

@@ -63,12 +63,11 @@ def resolve(backend: str = "auto", device: str = "cpu", lane: Lane = Lane.BF16) 
 
 
 def _forced(backend: str) -> str:
-    forced = os.environ.get(FORCE_BACKEND)
-    if forced is None or backend not in ("auto", forced):
-        if forced is not None and forced not in BACKENDS:
-            raise BackendError(f"{FORCE_BACKEND}='{forced}' is not a backend: set it to one of {', '.join(BACKENDS)}")
-        return backend
-    return forced
+    """The wanted backend; where that is `auto`, the environment's. A bad value there raises in any case."""
+    forced = os.environ.get(FORCE_BACKEND, "auto")
+    if forced not in BACKENDS:
+        raise BackendError(f"{FORCE_BACKEND}='{forced}' is not a backend: set it to one of {', '.join(BACKENDS)}")
+    return forced if backend == "auto" else backend
 
 
 def _device(name: str) -> torch.device:

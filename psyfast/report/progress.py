@@ -16,7 +16,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a model's scoring is. fraction: of the transcripts' characters. num_tokens, tok_per_s: of this session."""
+    """How far a model's scoring is.
+
+    fraction: of the transcripts' characters, those of earlier sessions included. num_tokens, tok_per_s, seconds_left:
+    as this session went so far.
+    """
 
     model_id: str
     model_idx: int
@@ -24,6 +28,7 @@ class Progress:
     fraction: float
     num_tokens: int
     tok_per_s: float
+    seconds_left: float
 
 
 OnProgress = Callable[[Progress], None]
@@ -55,7 +60,6 @@ def _bar() -> Iterator[OnProgress]:
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(bar_width=24),
         rich_progress.TaskProgressColumn(),
-        rich_progress.TimeRemainingColumn(compact=True),
         rich_progress.TextColumn("{task.fields[rate]}"),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -65,14 +69,14 @@ def _bar() -> Iterator[OnProgress]:
             name = progress.model_id
             if name not in tasks:
                 tasks[name] = bar.add_task(_title(progress), total=1.0, rate="")
-            bar.update(tasks[name], completed=progress.fraction, rate=f"{progress.tok_per_s:,.0f} tokens/s")
+            bar.update(tasks[name], completed=progress.fraction, rate=_rate(progress))
 
         yield report
 
 
 @contextmanager
 def _lines() -> Iterator[OnProgress]:
-    started = last = time.monotonic()
+    last = time.monotonic()
 
     def report(progress: Progress) -> None:
         nonlocal last
@@ -80,11 +84,16 @@ def _lines() -> Iterator[OnProgress]:
         if now - last < SECONDS_BETWEEN_LINES:
             return
         last = now
-        left = (now - started) * (1 - progress.fraction) / max(progress.fraction, 1e-9)
-        line = f"{_title(progress)}: {progress.fraction:.0%}, {progress.tok_per_s:,.0f} tokens/s, {left:,.0f} s left"
+        line = f"{_title(progress)}: {progress.fraction:.0%}, {_rate(progress)}"
         print(line, file=sys.stderr, flush=True)
 
     yield report
+
+
+def _rate(progress: Progress) -> str:
+    hours, seconds = divmod(round(progress.seconds_left), 3600)
+    left = f"{hours}:{seconds // 60:02}:{seconds % 60:02}" if hours else f"{seconds // 60}:{seconds % 60:02}"
+    return f"{progress.tok_per_s:,.0f} tokens/s, {left} left"
 
 
 def _title(progress: Progress) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from psyfast.errors import RunError
 from psyfast.store.run_folder import RunFolder
+from psyfast.store.schema import check_version
 
 KEY = ("study", "experiment", "participant", "response_idx")
 
@@ -34,12 +36,24 @@ def responses_dataset(run: RunFolder) -> ds.Dataset:
     )
 
 
-def read_participants(run: RunFolder, columns: Sequence[str] | None = None) -> pa.Table:
-    """participants.parquet, or some of its columns."""
+def read_participants(run: RunFolder) -> pa.Table:
+    """participants.parquet."""
+    return _open(run.participants_path).read()
+
+
+def participant_rows(run: RunFolder, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of participants.parquet, a batch in memory at a time."""
+    for batch in _open(run.participants_path).iter_batches(batch_size=500, columns=list(columns)):
+        yield from batch.to_pylist()
+
+
+def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.read_table(run.participants_path, columns=list(columns) if columns else None)
+        file = pq.ParquetFile(path)
+        check_version((file.schema_arrow.metadata or {}).get(b"schema_version", b"none").decode(), str(path))
     except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{run.participants_path}: cannot be read ({error})") from error
+        raise RunError(f"{path}: cannot be read ({error})") from error
+    return file
 
 
 @dataclass(frozen=True)

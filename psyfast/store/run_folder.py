@@ -64,6 +64,16 @@ class RunFolder:
         if self.path.is_dir() and (other := [p.name for p in self.path.iterdir() if not p.name.startswith(own)]):
             raise RunError(f"{self.path}: is not empty ({other[0]} …); give -o a folder that does not exist yet")
 
+    @contextmanager
+    def unless_empty(self) -> Iterator[None]:
+        """Should the block fail and leave the folder empty, the folder goes, too."""
+        try:
+            yield
+        except BaseException:
+            if self.path.is_dir() and not any(self.path.iterdir()):
+                self.path.rmdir()
+            raise
+
     def read_manifest(self) -> dict[str, Any]:
         """manifest.json; RunError where it cannot be read or is of a newer format."""
         return read_manifest(self.manifest_path)

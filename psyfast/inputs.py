@@ -1,0 +1,59 @@
+"""What a run starts from, found and checked before anything heavy is loaded: a slip in a name costs no waiting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psyfast.config import ScoreConfig
+from psyfast.data.transcripts import ReadOptions, TranscriptReader
+from psyfast.errors import UsageError
+from psyfast.model.load.locate import Located, locate
+from psyfast.store.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A configuration with its transcripts and models found, and the folder that the run goes to.
+
+    old: the manifest of the run that is resumed. repeat: that of a run to make again elsewhere.
+    """
+
+    config: ScoreConfig
+    run: RunFolder
+    reader: TranscriptReader
+    located: tuple[Located, ...]
+    old: Mapping[str, Any] | None = None
+    repeat: Mapping[str, Any] | None = None
+
+
+def find_inputs(
+    config: ScoreConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    repeat: Mapping[str, Any] | None = None,
+    reader: TranscriptReader | None = None,
+) -> Inputs:
+    """Find what a configuration names. reader: transcripts in memory, in place of config.sources.
+
+    Raises RunError for a folder that cannot take the run, DataError and ModelError for what is not there.
+    """
+    run = RunFolder(out)
+    old = run.read_manifest() if resume and run.is_started() else None
+    if old is None:
+        run.require_empty()
+    reader = reader or TranscriptReader(config.sources, read_options(config))
+    located = tuple(locate(model, config.revision) for model in config.models)
+    for model_id, count in Counter(place.model_id for place in located).items():
+        if count > 1:
+            raise UsageError(f"{count} of the models are called '{model_id}'; name each once, and rename equal folders")
+    return Inputs(config, run, reader, located, old, repeat)
+
+
+def read_options(config: ScoreConfig) -> ReadOptions:
+    """How a configuration's transcripts are read."""
+    return ReadOptions(studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row)

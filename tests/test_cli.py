@@ -1,0 +1,153 @@
+"""The command line as a new user meets it: what is printed where, exit codes, and mistakes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny import make_llama
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"text": "You press <<A>>. You press <<B>>.", "participant": i, "options": ["A", "B"]} for i in range(3)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+def psyfast(*arguments, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "psyfast.cli", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80", **environment},
+    )
+
+
+def test_score_prints_the_table_and_where_the_results_lie(model, data, tmp_path):
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout and "all (mean)" in done.stdout and f"Results: {tmp_path / 'run'}" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if "Results" not in line)
+    assert (tmp_path / "run" / "manifest.json").is_file()
+
+
+def test_score_json_is_one_document(model, data, tmp_path):
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", "--json")
+    document = json.loads(done.stdout)
+    assert document["summary"][0]["num_scored"] == 6
+    assert document["summary"][0]["guess_nats"] == pytest.approx(0.6931, abs=1e-4)
+    assert document["run"] == str(tmp_path / "run")
+
+
+def test_making_a_run_again_says_whether_the_bits_agree(model, data, tmp_path):
+    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
+    done = psyfast("score", "--from-manifest", tmp_path / "run" / "manifest.json", "-o", tmp_path / "again")
+    assert done.returncode == 0 and "The same bits in all 6 rows." in done.stdout, done.stderr
+
+
+def test_models_as_a_comma_list(model, data, tmp_path):
+    other = make_llama(tmp_path / "other", seed=1)
+    done = psyfast("score", data, "--model", f"{model},{other}", "-o", tmp_path / "run", "--json")
+    assert {row["model_id"] for row in json.loads(done.stdout)["summary"]} == {"tiny", "other"}
+
+
+def test_bad_rows_are_listed_in_the_manifest(model, data, tmp_path):
+    data.write_text(data.read_text() + "{broken\n" + json.dumps({"txt": "no"}) + "\n")
+    refused = psyfast("score", data, "--model", model, "-o", tmp_path / "run")
+    assert refused.returncode == 2 and "mine.jsonl" in refused.stderr and "line 4" in refused.stderr
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", "--on-bad-row", "skip")
+    assert done.returncode == 0 and "2 rows were skipped" in done.stdout
+    skipped = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["skipped"]
+    assert [row["line"] for row in skipped] == [4, 5] and skipped[1]["field"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "--modle", "x"], "--modle"),
+        (["scroe"], "scroe"),
+        (["score", "DATA"], "-o"),
+        (["score", "-o", "OUT"], "no transcripts were named"),
+        (["score", "missing.jsonl", "-o", "OUT"], "missing.jsonl"),
+        (["score", "DATA", "-o", "OUT", "--model", "./nowhere"], "nowhere"),
+        (["score", "DATA", "-o", "OUT", "--protocol", "exakt"], "exact, paper"),
+        (["score", "DATA", "-o", "OUT", "--limit", "many"], "--limit"),
+        (["score", "DATA", "-o", "OUT", "--threads", "0"], "threads is 0"),
+        (["score", "DATA", "-o", "OUT", "--study", "myne"], "mine"),
+        (["score", "DATA", "-o", "DATA"], "is a file"),
+        (["score", "DATA", "-o", "OUT", "--backend", "gpu"], "auto, reference, cpu"),
+        (["score", "--from-manifest", "missing.json", "-o", "OUT"], "missing.json"),
+        (["score", "DATA", "--from-manifest", "m.json", "-o", "OUT"], "leave out DATA"),
+        (["audit"], "no transcripts were named"),
+        (["audit", "missing.jsonl"], "missing.jsonl"),
+        (["doctor", "--device", "tpu9"], "tpu9"),
+    ],
+)
+def test_mistakes_exit_with_2_and_say_what_was_wrong(model, data, tmp_path, arguments, message):
+    places = {"DATA": str(data), "OUT": str(tmp_path / "run")}
+    arguments = [places.get(argument, argument) for argument in arguments]
+    if arguments[0] == "score" and not {"--model", "--modle", "--from-manifest"} & set(arguments):
+        arguments += ["--model", str(model)]
+    done = psyfast(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PSYFAST_FORCE_ISA", "mmx"), ("PSYFAST_FORCE_BACKEND", "gpu"), ("PSYFAST_LOG", "loud")],
+)
+def test_a_bad_environment_variable_is_named(variable, value):
+    done = psyfast("doctor", **{variable: value})
+    assert done.returncode == 2 and variable in done.stderr and value in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_shows_what_would_be_used():
+    found = json.loads(psyfast("doctor", "--json").stdout)
+    assert found["arithmetic"]["operators"]["linear_nll"] == "cpu"
+    assert found["arithmetic"]["isa"] in found["isa_available"]
+    forced = json.loads(psyfast("doctor", "--json", PSYFAST_FORCE_ISA="portable").stdout)
+    assert forced["arithmetic"]["isa"] == "portable"
+    reference = json.loads(psyfast("doctor", "--json", PSYFAST_FORCE_BACKEND="reference").stdout)
+    assert set(reference["arithmetic"]["operators"].values()) == {"reference"}
+    assert "linear_nll" in psyfast("doctor").stdout
+
+
+def test_audit_shows_each_study(model, data):
+    done = psyfast("audit", data, "--tokenizer", model)
+    assert done.returncode == 0 and "mine" in done.stdout, done.stderr
+    document = json.loads(psyfast("audit", data, "--tokenizer", model, "--json").stdout)
+    assert document["studies"][0]["num_scored"]["exact"] == 6
+
+
+def test_sample_then_score_knows_the_best_nll(model, tmp_path):
+    assert psyfast("sample", tmp_path / "sample").returncode == 0
+    done = psyfast("score", tmp_path / "sample", "--model", model, "-o", tmp_path / "run", "--json", "--limit", "2")
+    rows = json.loads(done.stdout)["summary"]
+    assert all(0 < row["best_nats"] < row["guess_nats"] < row["mean_nll_nats"] for row in rows)
+
+
+def test_without_a_terminal_progress_goes_to_standard_error(model, data, tmp_path):
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", "--json")
+    json.loads(done.stdout)
+    assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_version_and_help():
+    assert psyfast("--version").stdout.startswith("psyfast 0.")
+    done = psyfast("score", "--help")
+    assert done.returncode == 0 and "--protocol" in done.stdout
