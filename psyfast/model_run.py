@@ -25,7 +25,7 @@ from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.ops.registry import Operators
 from psyfast.plan.batch import Plan, Request, plan_batch
 from psyfast.plan.windows import window_slots, windows
-from psyfast.report.progress import OnProgress, Progress
+from psyfast.report.progress import Meter, OnProgress
 from psyfast.rows import EntryScores, TranscriptScores, request_of, response_rows
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
@@ -98,7 +98,7 @@ class ModelRun:
     def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
         """Make every part that is missing."""
         for condition in self.config.conditions:
-            meter = _Meter(self, on_progress)
+            meter = Meter(self.model.model_id, self._place, self.model.traits.num_layers, self._num_chars, on_progress)
             finished = self.run.finished_parts(self.model.model_id, condition)
             transcripts = _Counted(iter(self.reader))
             for part_idx, start, stop in gaps(finished):
@@ -130,7 +130,7 @@ class ModelRun:
             yield Work(transcript, one, request_of(one))
 
     def _score_window(
-        self, condition: str, part_idx: int, start: int, works: list[Work], stopwatch: _Stopwatch, meter: _Meter
+        self, condition: str, part_idx: int, start: int, works: list[Work], stopwatch: _Stopwatch, meter: Meter
     ) -> None:
         plan = plan_batch([work.request for work in works], share=self.config.share)
         stopwatch.lap("plan")
@@ -209,42 +209,3 @@ class _Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
-
-
-class _Meter:
-    """Turns layers and windows done into Progress."""
-
-    def __init__(self, model_run: ModelRun, on_progress: OnProgress | None) -> None:
-        self._of, self._report = model_run, on_progress
-        self._started = time.perf_counter()
-        self._num_tokens = 0
-        self._num_chars = 0
-        self._chars_before = 0  # of windows that were finished before this session
-
-    def skip(self, num_chars: int) -> None:
-        self._num_chars += num_chars
-        self._chars_before += num_chars
-
-    def on_layer(self, num_chars: int, num_tokens: int) -> Callable[[int], None]:
-        num_layers = self._of.model.traits.num_layers
-
-        def report(layer_idx: int) -> None:
-            share = (layer_idx + 1) / num_layers
-            self._tell(self._num_chars + share * num_chars, self._num_tokens + int(share * num_tokens))
-
-        return report
-
-    def finish(self, num_chars: int, num_tokens: int) -> None:
-        self._num_chars += num_chars
-        self._num_tokens += num_tokens
-        self._tell(self._num_chars, self._num_tokens)
-
-    def _tell(self, num_chars: float, num_tokens: int) -> None:
-        if self._report is not None:
-            model_idx, num_models = self._of._place
-            fraction = min(1.0, num_chars / max(1, self._of._num_chars))
-            elapsed = max(1e-9, time.perf_counter() - self._started)
-            done = max(1.0, num_chars - self._chars_before)
-            left = elapsed * max(0.0, self._of._num_chars - num_chars) / done
-            rate = num_tokens / elapsed
-            self._report(Progress(self._of.model.model_id, model_idx, num_models, fraction, num_tokens, rate, left))

@@ -34,6 +34,49 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+class Meter:
+    """Turns layers and windows done into Progress. place: (index, number) of the model; num_chars: of all transcripts."""
+
+    def __init__(
+        self, model_id: str, place: tuple[int, int], num_layers: int, num_chars: int, on_progress: OnProgress | None
+    ) -> None:
+        self._model_id, self._place = model_id, place
+        self._num_layers, self._num_chars = num_layers, num_chars
+        self._report = on_progress
+        self._started = time.perf_counter()
+        self._chars_before = 0  # of windows that were finished before this session
+        self._chars_done = 0
+        self._tokens_done = 0
+
+    def skip(self, num_chars: int) -> None:
+        """Count transcripts that an earlier session scored."""
+        self._chars_before += num_chars
+        self._chars_done += num_chars
+
+    def on_layer(self, num_chars: int, num_tokens: int) -> Callable[[int], None]:
+        """The callback for the layers of a window of so many characters and tokens."""
+
+        def report(layer_idx: int) -> None:
+            share = (layer_idx + 1) / self._num_layers
+            self._tell(self._chars_done + share * num_chars, self._tokens_done + int(share * num_tokens))
+
+        return report
+
+    def finish(self, num_chars: int, num_tokens: int) -> None:
+        """Count a window that is written."""
+        self._chars_done += num_chars
+        self._tokens_done += num_tokens
+        self._tell(self._chars_done, self._tokens_done)
+
+    def _tell(self, num_chars: float, num_tokens: int) -> None:
+        if self._report is None:
+            return
+        elapsed = max(1e-9, time.perf_counter() - self._started)
+        left = elapsed * max(0.0, self._num_chars - num_chars) / max(1.0, num_chars - self._chars_before)
+        fraction = min(1.0, num_chars / max(1, self._num_chars))
+        self._report(Progress(self._model_id, *self._place, fraction, num_tokens, num_tokens / elapsed, left))
+
+
 @contextmanager
 def reporting(on_start: Callable[[], None]) -> Iterator[OnProgress]:
     """Yields the callback that shows progress on standard error; `on_start` is called when the first comes."""
