@@ -44,31 +44,35 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
+        metavar="MODEL",
         help="Alias, Hugging Face folder, .gguf file or hub id; several times or as a comma list. [default: smollm2-135m-instruct]",
     ),
 ]
-Protocol = Annotated[str, typer.Option(help="How responses are found: exact | paper.")]
-LaneOption = Annotated[str, typer.Option("--lane", help="Arithmetic: bf16 | fp32.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder to write.")]
+Protocol = Annotated[str, typer.Option(metavar="PROTOCOL", help="How responses are found: exact | paper.")]
+LaneOption = Annotated[str, typer.Option("--lane", metavar="LANE", help="Arithmetic: bf16 | fp32.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run folder to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 FromManifest = Annotated[
-    Path | None, typer.Option(help="Make the run of this manifest.json again, into --out, and compare the bits.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Make the run of this manifest.json again, into --out, and compare the bits."),
 ]
 Studies = Annotated[
-    list[str] | None, typer.Option("--study", help="Only this study; several times or as a comma list.")
+    list[str] | None,
+    typer.Option("--study", metavar="STUDY", help="Only this study; several times or as a comma list."),
 ]
-Limit = Annotated[int | None, typer.Option(help="At most so many transcripts.")]
-OnBadRowOption = Annotated[str, typer.Option(help="A row that cannot be read: error | skip.")]
-ContextLimit = Annotated[int | None, typer.Option(help="Tokens of context, instead of the model's own.")]
-Threads = Annotated[int | None, typer.Option(help="Threads of the CPU. [default: all cores]")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-Backend = Annotated[str, typer.Option(help="auto | reference | cpu.")]
-Revision = Annotated[str | None, typer.Option(help="Revision of a model from the hub.")]
-Seed = Annotated[int, typer.Option(help="Seed of whatever is drawn.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="At most so many transcripts.")]
+OnBadRowOption = Annotated[str, typer.Option(metavar="ACTION", help="A row that cannot be read: error | skip.")]
+ContextLimit = Annotated[int | None, typer.Option(metavar="N", help="Tokens of context, instead of the model's own.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads of the CPU. [default: all cores]")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps.")]
+Backend = Annotated[str, typer.Option(metavar="BACKEND", help="auto | reference | cpu.")]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a model from the hub.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn.")]
 PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response's token ids and their NLLs.")]
-Workers = Annotated[int, typer.Option(help="Processes that tokenise, beside this one.")]
+Workers = Annotated[int, typer.Option(metavar="N", help="Processes that tokenise, beside this one.")]
 WindowSlots = Annotated[
-    int | None, typer.Option(help="Tokens planned and run together. [default: 16384, less if memory is short]")
+    int | None,
+    typer.Option(metavar="N", help="Tokens planned and run together. [default: 16384, less if memory is short]"),
 ]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Compute shared prefixes anew each time, for comparison.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -209,14 +213,14 @@ def _verdict(comparison: Comparison) -> str:
 def audit(
     data: Data = None,
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", "-t", help="A model's name; only its tokenizer is loaded.")
+        str, typer.Option("--tokenizer", "-t", metavar="MODEL", help="A model's name; only its tokenizer is loaded.")
     ] = DEFAULT_MODEL,
     study: Studies = None,
     limit: Limit = None,
     on_bad_row: OnBadRowOption = "error",
     context_limit: ContextLimit = None,
     revision: Revision = None,
-    examples: Annotated[int, typer.Option(help="Examples a study and finding.")] = 2,
+    examples: Annotated[int, typer.Option(metavar="N", help="Examples a study and finding.")] = 2,
     workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
