@@ -114,6 +114,7 @@ def score_again(
     manifest_path: Path,
     out: Path,
     *,
+    resume: bool = False,
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[RunFolder, Comparison]:
@@ -125,9 +126,11 @@ def score_again(
     config = ScoreConfig.from_dict(manifest["config"])
     if MEMORY in config.sources:
         raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")
-    # Torch's products may round differently with another number of threads; the run's own number gives its bits.
-    config = replace(config, threads=manifest["arithmetic"]["threads"])
-    inputs = find_inputs(config, out, repeat=manifest)
+    # The run's own number of threads and backends give its bits; its windows are kept model by model.
+    used = manifest["arithmetic"]
+    backend = "reference" if set(used["operators"].values()) == {"reference"} else "auto"
+    config = replace(config, threads=used["threads"], backend=backend, window_slots=None)
+    inputs = find_inputs(config, out, resume=resume, repeat=manifest)
     run = score_run(inputs, on_progress=on_progress, should_stop=should_stop)
     return run, compare_runs(manifest_path.parent, run.path)
 

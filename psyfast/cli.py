@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -67,6 +68,7 @@ Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads of the C
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps.")]
 Backend = Annotated[str, typer.Option(metavar="BACKEND", help="auto | reference | cpu.")]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a model from the hub.")]
+DataRevision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a data set from the hub.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn.")]
 PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response's token ids and their NLLs.")]
 Workers = Annotated[int, typer.Option(metavar="N", help="Processes that tokenise, beside this one.")]
@@ -80,6 +82,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 @app.command()
 def score(
+    context: typer.Context,
     data: Data = None,
     model: Models = None,
     out: Out = None,
@@ -95,6 +98,7 @@ def score(
     device: Device = "cpu",
     backend: Backend = "auto",
     revision: Revision = None,
+    data_revision: DataRevision = None,
     seed: Seed = 0,
     per_token: PerToken = False,
     workers: Workers = 0,
@@ -106,20 +110,20 @@ def score(
     if out is None:
         raise UsageError("no folder to write to was named: give -o RUN")
     if from_manifest is not None:
-        if data or model or resume:
-            raise UsageError("--from-manifest says itself what to score; leave out DATA, --model and --resume")
-        _score_again(from_manifest, out, as_json=as_json)
+        _refuse_others(context, {"from_manifest", "out", "resume", "as_json"})
+        _score_again(from_manifest, out, resume=resume, as_json=as_json)
         return
     from psyfast.config import ScoreConfig
 
     config = ScoreConfig(
-        models=_names(model) or (DEFAULT_MODEL,),
-        sources=tuple(map(_absolute, data or [])),
+        models=_models(model) or (DEFAULT_MODEL,),
+        sources=tuple(data or []),
         protocol=protocol,
         lane=lane,
         backend=backend,
         device=device,
         revision=revision,
+        data_revision=data_revision,
         studies=_names(study),
         limit=limit,
         on_bad_row=cast("OnBadRow", on_bad_row),
@@ -147,18 +151,36 @@ def _score(config: ScoreConfig, out: Path, *, resume: bool, as_json: bool) -> No
     _show_run(run, as_json=as_json)
 
 
-def _score_again(manifest: Path, out: Path, *, as_json: bool) -> None:
+def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
+    """A manifest says itself what to score: UsageError naming whatever else was asked for beside it."""
+    given = [
+        parameter.opts[0] if parameter.opts[0].startswith("-") else "DATA"
+        for parameter in context.command.params
+        if parameter.name not in allowed
+        and parameter.name is not None
+        and str(context.get_parameter_source(parameter.name)).endswith("COMMANDLINE")
+    ]
+    if given:
+        raise UsageError(f"--from-manifest says itself what to score; leave out {', '.join(given)}")
+
+
+def _score_again(manifest: Path, out: Path, *, resume: bool, as_json: bool) -> None:
     from psyfast.api import score_again
     from psyfast.report.progress import Stopper, reporting
+    from psyfast.store.manifest import arithmetic_differences
+    from psyfast.store.run_folder import read_manifest
 
     path = manifest / "manifest.json" if manifest.is_dir() else manifest
     stopper = Stopper()
     with stopper, reporting(stopper.arm) as on_progress:
-        run, comparison = score_again(path, out, on_progress=on_progress, should_stop=stopper.is_asked)
-    _show_run(run, as_json=as_json, comparison=comparison)
+        run, comparison = score_again(path, out, resume=resume, on_progress=on_progress, should_stop=stopper.is_asked)
+    reasons = arithmetic_differences(read_manifest(path), run.read_manifest())
+    _show_run(run, as_json=as_json, comparison=comparison, reasons=reasons)
 
 
-def _show_run(run: RunFolder, *, as_json: bool, comparison: Comparison | None = None) -> None:
+def _show_run(
+    run: RunFolder, *, as_json: bool, comparison: Comparison | None = None, reasons: Sequence[str] = ()
+) -> None:
     """The table on standard output, or everything as one JSON document."""
     from psyfast.metrics.summary import summarise
     from psyfast.report.score_table import footnotes, score_table
@@ -169,7 +191,8 @@ def _show_run(run: RunFolder, *, as_json: bool, comparison: Comparison | None = 
         document: dict[str, Any] = {"run": str(run.path), "summary": [asdict(row) for row in rows]}
         document |= {"flags": manifest["flags"], "tokens": manifest["tokens"], "seconds": manifest["seconds"]}
         if comparison is not None:
-            document["comparison"] = {**asdict(comparison), "same_bits": comparison.same_bits}
+            same = {"same_bits": comparison.same_bits, "differences": list(reasons)}
+            document["comparison"] = {**asdict(comparison), **same}
         typer.echo(json.dumps(document, indent=1, allow_nan=False))
         return
     console = _console()
@@ -177,7 +200,7 @@ def _show_run(run: RunFolder, *, as_json: bool, comparison: Comparison | None = 
     for note in [*footnotes(rows), *_data_notes(manifest), _arithmetic_note(manifest)]:
         console.print(note, style="dim", highlight=False)
     if comparison is not None:
-        console.print(_verdict(comparison), highlight=False)
+        console.print(_verdict(comparison, reasons), highlight=False)
     console.print(f"\nResults: {run.path}", highlight=False, soft_wrap=True)
 
 
@@ -185,6 +208,8 @@ def _data_notes(manifest: dict[str, Any]) -> list[str]:
     """What was skipped or mended while reading, a sentence a kind."""
     data = manifest["data"]
     notes = [f"data: {kind.replace('_', ' ')}: {count}" for kind, count in sorted(data["warnings"].items())]
+    if manifest["status"] == "partial":
+        notes.append(f"not finished: {', '.join(manifest['unfinished'])}; --resume with these models adds the rest")
     if data["skipped"]:
         notes.append(f"data: {len(data['skipped'])} rows were skipped; manifest.json lists them")
     return notes
@@ -200,12 +225,13 @@ def _arithmetic_note(manifest: dict[str, Any]) -> str:
     return f"computed in {used['lane']} on {used['device']}, {used['threads']} threads; {backends}"
 
 
-def _verdict(comparison: Comparison) -> str:
+def _verdict(comparison: Comparison, reasons: Sequence[str]) -> str:
     if comparison.same_bits:
         return f"The same bits in all {comparison.num_rows:,} rows."
+    because = f"\nThe two runs differ in {'; '.join(reasons)}." if reasons else ""
     return (
         f"Not the same bits: of {comparison.num_rows:,} rows {comparison.num_different:,} differ "
-        f"(largest NLL difference {comparison.max_nll_difference:.2g} nats), {comparison.num_only_in_one:,} are in one run only."
+        f"(largest NLL difference {comparison.max_nll_difference:.2g} nats), {comparison.num_only_in_one:,} are in one run only.{because}"
     )
 
 
@@ -295,17 +321,13 @@ def _set_log_level() -> None:
 
 
 def _names(values: list[str] | None) -> tuple[str, ...]:
-    """Names given several times or as comma lists; an existing path keeps its commas."""
-    names: list[str] = []
-    for value in values or []:
-        names += [value] if Path(value).exists() else [name.strip() for name in value.split(",") if name.strip()]
-    return tuple(_absolute(name) if Path(name).exists() else name for name in names)
+    """Names given several times or as comma lists."""
+    return tuple(name.strip() for value in values or [] for name in value.split(",") if name.strip())
 
 
-def _absolute(source: str) -> str:
-    """A path that is there, absolute, so that a manifest holds from any folder; anything else as it is."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
+def _models(values: list[str] | None) -> tuple[str, ...]:
+    """Models given several times or as comma lists; a path that is there keeps its commas."""
+    return tuple(name for value in values or [] for name in ((value,) if Path(value).exists() else _names([value])))
 
 
 def _console() -> Any:

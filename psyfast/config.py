@@ -18,7 +18,7 @@ OnBadRow = Literal["error", "skip"]
 class ScoreConfig:
     """Everything that decides a run's results, and how it is carried out.
 
-    sources: files, folders or data set ids, as given. window_slots: page slots a window may take (None: from the
+    sources: files, folders or data set ids. revision, data_revision: of models and data sets on the Hub. window_slots: page slots a window may take (None: from the
     memory at hand; the manifest keeps the number). share=False computes every prefix anew, for comparison.
     num_workers: processes that tokenise (0: none beside this one).
     """
@@ -30,6 +30,7 @@ class ScoreConfig:
     backend: str = "auto"
     device: str = "cpu"
     revision: str | None = None
+    data_revision: str | None = None
     studies: tuple[str, ...] = ()
     limit: int | None = None
     on_bad_row: OnBadRow = "error"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from psyfast.config import ScoreConfig
 from psyfast.data.transcripts import ReadOptions, TranscriptReader
 from psyfast.errors import UsageError
-from psyfast.model.load.locate import Located, locate
+from psyfast.model.load.locate import ALIASES, Located, locate
 from psyfast.store.run_folder import RunFolder
 
 
@@ -42,6 +42,7 @@ def find_inputs(
 
     Raises RunError for a folder that cannot take the run, DataError and ModelError for what is not there.
     """
+    config = with_absolute_paths(config)
     run = RunFolder(out)
     old = run.read_manifest() if resume and run.is_started() else None
     if old is None:
@@ -56,4 +57,20 @@ def find_inputs(
 
 def read_options(config: ScoreConfig) -> ReadOptions:
     """How a configuration's transcripts are read."""
-    return ReadOptions(studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row)
+    return ReadOptions(
+        studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row, revision=config.data_revision
+    )
+
+
+def with_absolute_paths(config: ScoreConfig) -> ScoreConfig:
+    """The configuration with the paths that are there made absolute, so that its manifest holds from any folder."""
+    return replace(
+        config,
+        sources=tuple(map(_absolute, config.sources)),
+        models=tuple(model if model in ALIASES else _absolute(model) for model in config.models),
+    )
+
+
+def _absolute(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice, tee
 from typing import Any
 
+import numpy as np
 import psutil
 
 from psyfast.config import ScoreConfig
@@ -18,7 +20,7 @@ from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
 from psyfast.engine import Engine, bytes_a_slot
-from psyfast.errors import RunInterruptedError
+from psyfast.errors import DataError, RunInterruptedError
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import LoadedModel, file_hashes, load_model
 from psyfast.model.load.tokenizer import load_tokenizer
@@ -26,7 +28,7 @@ from psyfast.ops.registry import Operators
 from psyfast.plan.batch import Plan, Request, plan_batch
 from psyfast.plan.windows import window_slots, windows
 from psyfast.report.progress import Meter, OnProgress
-from psyfast.rows import EntryScores, TranscriptScores, request_of, response_rows
+from psyfast.rows import DIGEST_BYTES, EntryScores, TranscriptScores, request_of, response_rows, transcript_digest
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
 from psyfast.store.schema import responses_schema
@@ -53,15 +55,16 @@ class ModelRun:
         located: Located,
         run: RunFolder,
         reader: TranscriptReader,
+        digests: bytes,
         num_chars: int,
         place: tuple[int, int],
     ) -> None:
         self.config, self.operators, self.located = config, operators, located
         self.run, self.reader = run, reader
-        self._num_chars, self._place = num_chars, place
+        self._digests, self._num_chars, self._place = digests, num_chars, place
 
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Load the model and return its entry of the manifest; RunError if a resumed run had another under its name."""
+        """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
         started = time.perf_counter()
         self.tokenizer = Tokenizer(load_tokenizer(self.located))
         self.model = load_model(self.located, self.operators.lane, self.operators.device)
@@ -87,11 +90,14 @@ class ModelRun:
             "path": str(self.located.path),
             "kind": self.located.kind,
             "revision": self.located.revision,
+            "commit": self.located.path.name if self.located.kind == "hub" else None,
             "weights_sha256": file_hashes(model.files),
             "tokenizer_sha256": self.tokenizer.sha256,
             "stored_as": list(model.stored_as),
+            "dtype": str(model.weights.embed_tokens_VD.dtype).removeprefix("torch."),
+            "quantisation": model.stored_as[0] if model.stored_as[0] not in ("F32", "F16", "BF16") else None,
             "adapters": [],
-            "traits": asdict(model.traits),
+            "traits": json.loads(json.dumps(asdict(model.traits))),
             "window_slots": self.window_slots,
         }
 
@@ -100,12 +106,12 @@ class ModelRun:
         for condition in self.config.conditions:
             meter = Meter(self.model.model_id, self._place, self.model.traits.num_layers, self._num_chars, on_progress)
             finished = self.run.finished_parts(self.model.model_id, condition)
-            transcripts = _Counted(iter(self.reader))
+            transcripts = _Checked(iter(self.reader), self._digests)
             for part_idx, start, stop in gaps(finished):
                 meter.skip(transcripts.skip_to(start))
                 pending = islice(transcripts, None if stop is None else stop - start)
                 stopwatch = _Stopwatch()
-                for works in windows(self._works(pending), lambda work: work.request.num_slots, self.window_slots):
+                for works in windows(self._works(pending), self._cost, self.window_slots):
                     stopwatch.lap("read_encode")
                     self._score_window(condition, part_idx, start, works, stopwatch, meter)
                     part_idx, start = part_idx + 1, start + len(works)
@@ -115,6 +121,9 @@ class ModelRun:
                             "--resume goes on from there"
                         )
                     stopwatch = _Stopwatch()
+
+    def _cost(self, work: Work) -> int:
+        return work.request.num_slots(share=self.config.share)
 
     def _works(self, transcripts: Iterator[Transcript]) -> Iterator[Work]:
         kept, to_encode = tee(transcripts)
@@ -167,14 +176,14 @@ def _record(
     flags: Counter[str] = Counter(flag for row in rows for flag in row["flags"])
     tokens_by_study: Counter[str] = Counter()
     for work in works:
-        tokens_by_study[work.transcript.study] += work.request.num_inputs
+        tokens_by_study[work.transcript.study] += work.request.num_tokens
     return PartRecord(
         part_idx=part_idx,
         transcript_start=start,
         transcript_stop=start + len(works),
         num_tokens=plan.num_request_tokens,
         num_unique_tokens=len(plan.batch.token_ids_T),
-        num_scored_rows=len(plan.batch.rows_N),
+        num_scored_rows=len(np.unique(plan.batch.rows_N)),
         num_responses=len(rows),
         flags=dict(flags),
         tokens_by_study=dict(tokens_by_study),
@@ -182,14 +191,24 @@ def _record(
     )
 
 
-class _Counted(Iterator[Transcript]):
-    """Transcripts with their count, so that finished ones can be passed over."""
+class _Checked(Iterator[Transcript]):
+    """Transcripts with their count, each held against the digest that the first pass over the data took of it."""
 
-    def __init__(self, transcripts: Iterator[Transcript]) -> None:
-        self._transcripts, self._position = transcripts, 0
+    def __init__(self, transcripts: Iterator[Transcript], digests: bytes) -> None:
+        self._transcripts, self._digests = transcripts, digests
+        self._position = 0
 
     def __next__(self) -> Transcript:
-        transcript = next(self._transcripts)
+        start = self._position * DIGEST_BYTES
+        expected = self._digests[start : start + DIGEST_BYTES]
+        transcript = next(self._transcripts, None)
+        if transcript is None and not expected:
+            raise StopIteration
+        if transcript is None or transcript_digest(transcript) != expected:
+            where = "its end" if transcript is None else f"{transcript.source_file}, row {transcript.source_row}"
+            raise DataError(
+                f"{where}: the data changed while the run went on; bring back what it began with and --resume, or start anew"
+            )
         self._position += 1
         return transcript
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -149,6 +151,15 @@ def _option_nlls(encoded: Encoded, scores: TranscriptScores) -> dict[int, dict[i
         nll = math.fsum(scores.entries.token_nlls(tokens).tolist())
         found.setdefault(option.response_idx, {})[option.option_idx] = nll if math.isfinite(nll) else None
     return found
+
+
+DIGEST_BYTES = 16
+
+
+def transcript_digest(transcript: Transcript) -> bytes:
+    """Identifies what a transcript's results depend on: its key, text, reaction times and options. 16 bytes."""
+    parts = [*transcript.key, transcript.text_sha256, transcript.rts_ms, transcript.options]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def participant_row(transcript: Transcript) -> Mapping[str, Any]:

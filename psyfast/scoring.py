@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,11 +24,11 @@ from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.transcripts import ReadReport, TranscriptReader
 from psyfast.errors import DataError
 from psyfast.inputs import Inputs
-from psyfast.model_run import ModelRun
+from psyfast.model_run import ModelRun, gaps
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
 from psyfast.report.progress import OnProgress
-from psyfast.rows import participant_row
+from psyfast.rows import participant_row, transcript_digest
 from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data
 from psyfast.store.run_folder import PartRecord, RunFolder, streamed_table
 from psyfast.store.schema import TRANSCRIPTS, participants_schema
@@ -46,13 +46,13 @@ class Scan:
     num_transcripts: int
     num_responses: int
     num_chars: int
+    digests: bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest's `data`; its sha256 is that of the files' own, in order."""
-        files = [asdict(file) for file in self.report.files]
+        """The manifest's `data`; its sha256 is that of all transcripts' digests, in order."""
         return {
-            "sha256": hashlib.sha256("\n".join(file["sha256"] for file in files).encode()).hexdigest(),
-            "files": files,
+            "sha256": hashlib.sha256(self.digests).hexdigest(),
+            "files": [asdict(file) for file in self.report.files],
             "rows_read": self.report.rows_read,
             "skipped": [asdict(row) for row in self.report.skipped],
             "passed_over": list(self.report.passed_over),
@@ -72,9 +72,20 @@ def score_run(
     should_stop: asked after every part; where it says yes, `RunInterruptedError` is raised, and a resumed run goes on
     from there. Raises a PsyfastError for whatever a user can mend.
     """
+    threads_before = torch.get_num_threads()
+    if inputs.config.threads is not None:
+        torch.set_num_threads(inputs.config.threads)
+    try:
+        with inputs.run.locked():
+            if inputs.old is None:
+                inputs.run.require_empty()  # once more: another process may have begun and ended meanwhile
+            return _score_locked(inputs, on_progress, should_stop)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _score_locked(inputs: Inputs, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> RunFolder:
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     operators = resolve(config.backend, config.device, Lane(config.lane))
     started = time.perf_counter()
     scan = scan_transcripts(inputs.reader, run, write=old is None)
@@ -82,18 +93,21 @@ def score_run(
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:
         require_same(old, manifest, f"{run.path}: cannot resume")
+    else:
+        run.write_manifest(manifest)
     if repeat is not None:
         require_same_data(repeat, manifest, f"{run.path}: cannot make the run again")
-    run.write_manifest(manifest)
     log.info("%d transcripts, %d responses; %s", scan.num_transcripts, scan.num_responses, describe(operators))
     for model_idx, place in enumerate(inputs.located):
         position = (model_idx, len(inputs.located))
-        model_run = ModelRun(config, operators, place, run, inputs.reader, scan.num_chars, position)
-        entry = model_run.open((repeat or manifest)["models"].get(place.model_id))
-        manifest["models"][place.model_id] = entry
+        model_run = ModelRun(config, operators, place, run, inputs.reader, scan.digests, scan.num_chars, position)
+        recorded = (repeat or manifest)["models"].get(place.model_id)
+        # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
+        manifest["models"][place.model_id] = model_run.open(recorded)
+        manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
         run.write_manifest(manifest)
         model_run.score(on_progress, should_stop)
-    _close(manifest, run, config)
+    _close(manifest, run, config, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
 
@@ -101,7 +115,8 @@ def score_run(
 def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -> Scan:
     """Read everything once: every row is checked, counted and, with write=True, put into the run's tables."""
     num_transcripts = num_responses = num_chars = 0
-    with run.unless_empty(), ExitStack() as stack:
+    digests = bytearray()
+    with ExitStack() as stack:
         add_participant: AddRow = _nowhere
         add_transcript: AddRow = _nowhere
         if write:
@@ -112,13 +127,14 @@ def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -
             num_transcripts += 1
             num_responses += transcript.num_responses
             num_chars += len(transcript.text)
+            digests += transcript_digest(transcript)
             add_participant(participant_row(transcript))
             add_transcript(_transcript_row(transcript))
         if not num_responses:
             raise DataError(
                 f"{num_transcripts} transcripts were read and none marks a response; responses stand like <<this>>"
             )
-    return Scan(reader.report, num_transcripts, num_responses, num_chars)
+    return Scan(reader.report, num_transcripts, num_responses, num_chars, bytes(digests))
 
 
 def _nowhere(row: Mapping[str, Any]) -> None:
@@ -137,45 +153,56 @@ def _transcript_row(transcript: Transcript) -> dict[str, Any]:
 
 
 def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The manifest at the start; of a resumed run, with the models that it has."""
-    return {
-        "status": "running",
+    """The manifest at the start; a resumed run keeps what it has and adds a session."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    session = {
+        "command": command_line(),
+        "started": now,
         "psyfast": psyfast.__version__,
         "libraries": library_versions(),
-        "command": command_line(),
-        "started": old["started"] if old else datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config": _all_models(config, old).to_dict(),
-        "arithmetic": {**describe(operators), "threads": torch.get_num_threads()},
-        "models": dict(old["models"]) if old else {},
-        "data": scan.to_dict(),
-        "seconds": {"scan": old["seconds"]["scan"] if old else 0.0},
+        "threads": torch.get_num_threads(),
         "machine": machine(),
+    }
+    started = (
+        {
+            "models": dict(old["models"]),
+            "started": old["started"],
+            "sessions": [*old["sessions"], session],
+            "seconds": {"scan": old["seconds"]["scan"]},
+        }
+        if old
+        else {"models": {}, "started": now, "sessions": [session], "seconds": {"scan": 0.0}}
+    )
+    return {
+        **(old or {}),
+        **session,
+        **started,
+        "status": "running",
+        "config": config.to_dict(),
+        "arithmetic": {**describe(operators), "threads": torch.get_num_threads()},
+        "data": scan.to_dict(),
     }
 
 
-def _all_models(config: ScoreConfig, old: Mapping[str, Any] | None) -> ScoreConfig:
-    """The configuration with the models of the run so far before those that are added now."""
-    if old is None:
-        return config
-    earlier: Sequence[str] = old["config"]["models"]
-    return replace(config, models=tuple(dict.fromkeys([*earlier, *config.models])))
-
-
-def _close(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig) -> None:
-    """Totals over all parts, whoever wrote them."""
+def _close(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig, num_transcripts: int) -> None:
+    """Totals over all parts, whoever wrote them; `partial` where an earlier session left a model unfinished."""
     seconds: Counter[str] = Counter()
     flags: dict[str, dict[str, dict[str, int]]] = {}
-    tokens: dict[str, dict[str, int]] = {}
+    tokens: dict[str, dict[str, dict[str, int]]] = {}
+    unfinished: list[str] = []
     for model_id in manifest["models"]:
         for condition in config.conditions:
             parts = run.finished_parts(model_id, condition)
             for part in parts:
                 seconds.update(part.seconds)
             flags.setdefault(model_id, {})[condition] = _sum(part.flags for part in parts)
-            tokens[model_id] = _token_counts(parts)
+            tokens.setdefault(model_id, {})[condition] = _token_counts(parts)
+            if any(start < (stop or num_transcripts) for _, start, stop in gaps(parts)):
+                unfinished.append(model_id)
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    manifest.update(status="complete", finished=finished, flags=flags, tokens=tokens)
-    manifest["seconds"].update(seconds)
+    status = "partial" if unfinished else "complete"
+    manifest.update(status=status, unfinished=unfinished, finished=finished, flags=flags, tokens=tokens)
+    manifest["seconds"] = {"scan": manifest["seconds"]["scan"], **seconds}
 
 
 def _sum(counts: Any) -> dict[str, int]:

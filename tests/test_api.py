@@ -143,6 +143,33 @@ def test_a_generator_of_rows_is_read_once_and_kept(model):
     assert score(model, (row for row in rows(BANDIT))).to_arrow().num_rows == 5
 
 
+def test_relative_paths_hold_from_another_folder(model, tmp_path, monkeypatch):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"text": BANDIT}))
+    monkeypatch.chdir(tmp_path)
+    score(model, "mine.jsonl", out="run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    _, comparison = score_again(tmp_path / "run" / "manifest.json", tmp_path / "again")
+    assert comparison.same_bits
+
+
+def test_a_run_under_a_forced_backend_is_made_again_with_it(model, tmp_path, monkeypatch):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"text": BANDIT * 3}))
+    monkeypatch.setenv("PSYFAST_FORCE_BACKEND", "reference")
+    score(model, path, out=tmp_path / "run")
+    monkeypatch.delenv("PSYFAST_FORCE_BACKEND")
+    run, comparison = score_again(tmp_path / "run" / "manifest.json", tmp_path / "again")
+    assert set(run.read_manifest()["arithmetic"]["operators"].values()) == {"reference"}
+    assert comparison.same_bits
+
+
+def test_the_threads_of_a_call_do_not_outlive_it(model):
+    before = torch.get_num_threads()
+    score(model, rows(BANDIT), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
 def test_a_run_is_made_again_from_its_manifest(model, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows(BANDIT, BANDIT * 2)))
@@ -150,9 +177,10 @@ def test_a_run_is_made_again_from_its_manifest(model, tmp_path):
     _, comparison = score_again(tmp_path / "run" / "manifest.json", tmp_path / "again")
     assert comparison.same_bits and comparison.num_rows == 15
     first, second = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("run", "again"))
-    assert first["config"] | {"threads": 0} == second["config"] | {"threads": 0}
+    moved = {"threads": None, "window_slots": None}
+    assert first["config"] | moved == second["config"] | moved
     path.write_text(path.read_text().replace("win 3", "win 4"))
-    with pytest.raises(RunError, match="data had sha256"):
+    with pytest.raises(RunError, match="transcripts had sha256"):
         score_again(tmp_path / "run" / "manifest.json", tmp_path / "third")
 
 
@@ -169,7 +197,9 @@ def test_the_manifest_says_how_the_run_was_made(model, tmp_path):
     assert entry["traits"]["num_layers"] == 3 and entry["stored_as"] == ["F32"]
     assert manifest["data"]["files"][0]["path"] == str(path)
     assert manifest["data"]["warnings"]["missing_study"] == 1
-    assert manifest["tokens"]["tiny"]["scored_rows"] > 0
+    tokens = manifest["tokens"]["tiny"]["plain"]
+    assert tokens["total"] >= tokens["unique"] > tokens["scored_rows"] > 0
+    assert entry["dtype"] == "float32" and entry["quantisation"] is None and len(manifest["sessions"]) == 1
     assert {"scan", "engine", "plan"} <= set(manifest["seconds"])
     assert torch.__version__.startswith(manifest["libraries"]["torch"].split("+")[0])
 

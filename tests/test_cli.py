@@ -62,6 +62,26 @@ def test_models_as_a_comma_list(model, data, tmp_path):
     assert {row["model_id"] for row in json.loads(done.stdout)["summary"]} == {"tiny", "other"}
 
 
+def test_a_study_may_be_called_like_a_folder_that_is_there(model, data, tmp_path):
+    study = tmp_path / "studies" / "one"
+    study.mkdir(parents=True)
+    (study / "prompts.jsonl").write_bytes(data.read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "psyfast.cli", "audit", ".", "--study", "one", "--tokenizer", str(model)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=study.parent,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_manifest_says_itself_what_to_score(model, data, tmp_path):
+    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
+    done = psyfast("score", "--from-manifest", tmp_path / "run", "-o", tmp_path / "a", "--lane", "fp32", "--limit", "2")
+    assert done.returncode == 2 and "leave out --lane, --limit" in done.stderr
+
+
 def test_bad_rows_are_listed_in_the_manifest(model, data, tmp_path):
     data.write_text(data.read_text() + "{broken\n" + json.dumps({"txt": "no"}) + "\n")
     refused = psyfast("score", data, "--model", model, "-o", tmp_path / "run")

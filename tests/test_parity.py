@@ -28,7 +28,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def compared(shared_dir, tmp_path_factory):
-    """(study, participant) → (the oracle's record, our scored rows in order of their tokens), from one run."""
+    """(study, experiment, participant) → (the oracle's record, our scored rows in order of their tokens), from one run."""
     folder = tmp_path_factory.mktemp("parity")
     names = [path.stem for path in sorted((shared_dir / "oracle").glob("*.jsonl"))]
     oracle = {}
@@ -37,13 +37,13 @@ def compared(shared_dir, tmp_path_factory):
         records = [json.loads(line) for line in (shared_dir / "oracle" / f"{study}.jsonl").read_text().splitlines()]
         (folder / study).mkdir()
         (folder / study / "prompts.jsonl").write_text("\n".join(lines[r["row"]] for r in records), encoding="utf-8")
-        oracle |= {(study, record["participant"]): record for record in records}
+        oracle |= {(study, record["experiment"], record["participant"]): record for record in records}
     config = ScoreConfig(("smollm2-135m-instruct",), (str(folder),), protocol="paper", lane="fp32")
     run = score_run(find_inputs(config, folder / "run"))
     ours = {key: [] for key in oracle}
     for row in responses_dataset(run).to_table().to_pylist():
         if row["nll_nats"] is not None:
-            ours[row["study"], row["participant"]].append(row)
+            ours[row["study"], row["experiment"], row["participant"]].append(row)
     return {key: (oracle[key], sorted(rows, key=lambda row: row["token_start"])) for key, rows in ours.items()}
 
 

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import pyarrow.compute as pc
 import pytest
 
 from psyfast.config import ScoreConfig
-from psyfast.errors import RunError, RunInterruptedError
+from psyfast.errors import DataError, ModelError, RunError, RunInterruptedError
 from psyfast.inputs import find_inputs
 from psyfast.scoring import score_run
-from psyfast.store.reading import compare_runs
+from psyfast.store.reading import compare_runs, responses_dataset
 from psyfast.store.run_folder import RunFolder
 from tests.tiny import make_llama
 
@@ -131,7 +133,96 @@ def test_another_model_joins_a_run(model, data, unbroken, tmp_path):
     manifest = run.read_manifest()
     assert set(manifest["models"]) == {"tiny", "other"} and set(manifest["tokens"]) == {"tiny", "other"}
     assert manifest["config"]["models"] == [str(model), str(other)]
-    assert len(run.finished_parts("other", "plain")) > 0
+    assert manifest["status"] == "complete" and len(manifest["sessions"]) == 2
+    table = responses_dataset(run).to_table()
+    counts = [table.filter(pc.equal(table["model"], name)).num_rows for name in ("tiny", "other")]
+    assert counts[0] == counts[1] > 500
+
+
+def test_a_run_with_an_unfinished_model_is_not_called_complete(model, data, unbroken, tmp_path):
+    other = make_llama(tmp_path / "other", seed=1, max_position_embeddings=4096)
+    with pytest.raises(RunInterruptedError):
+        score_run(find_inputs(config_of(model, data), tmp_path / "run"), should_stop=lambda: True)
+    run = score_run(find_inputs(config_of(other, data), tmp_path / "run", resume=True))
+    manifest = run.read_manifest()
+    assert manifest["status"] == "partial" and manifest["unfinished"] == ["tiny"]
+    run = score_run(find_inputs(config_of(model, data), tmp_path / "run", resume=True))
+    assert run.read_manifest()["status"] == "complete"
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_run_as_it_was(model, data, tmp_path):
+    run = score_run(find_inputs(config_of(model, data), tmp_path / "run"))
+    before = run.manifest_path.read_bytes()
+    broken = make_llama(tmp_path / "broken", max_position_embeddings=4096)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError):
+        score_run(find_inputs(config_of(broken, data), run.path, resume=True))
+    assert run.manifest_path.read_bytes() == before
+
+
+def test_a_changed_configuration_of_a_model_is_refused(data, tmp_path):
+    folder = make_llama(tmp_path / "tiny", max_position_embeddings=4096)
+    run = score_run(find_inputs(config_of(folder, data), tmp_path / "run"))
+    config = json.loads((folder / "config.json").read_text())
+    config["rms_norm_eps"] = 0.5
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="configuration of model 'tiny'"):
+        score_run(find_inputs(config_of(folder, data), run.path, resume=True))
+
+
+def test_the_same_bytes_under_another_study_are_other_data(model, data, tmp_path):
+    for study in ("alpha", "beta"):
+        (tmp_path / study).mkdir()
+        (tmp_path / study / "prompts.jsonl").write_bytes(data.read_bytes())
+    run = score_run(find_inputs(config_of(model, tmp_path / "alpha" / "prompts.jsonl", limit=5), tmp_path / "run"))
+    with pytest.raises(RunError, match="hash"):
+        score_run(find_inputs(config_of(model, tmp_path / "beta" / "prompts.jsonl", limit=5), run.path, resume=True))
+
+
+@pytest.mark.parametrize("change", ["other text", "fewer rows", "more rows"])
+def test_data_that_change_between_the_two_passes_are_noticed(model, data, tmp_path, change):
+    copy = tmp_path / "prompts.jsonl"
+    copy.write_bytes(data.read_bytes())
+    inputs = find_inputs(config_of(model, copy), tmp_path / "run")
+    lines = copy.read_text().splitlines()
+    changed = {
+        "other text": [*lines[:-1], lines[-1].replace("You choose", "They choose")],
+        "fewer rows": lines[:-1],
+        "more rows": [*lines, json.dumps({"text": "<<J>>", "participant": 999})],
+    }[change]
+    reader, passes = inputs.reader, []
+
+    class Changing:
+        """The reader, with the file rewritten between its first and its second pass."""
+
+        @property
+        def report(self):
+            return reader.report
+
+        def __iter__(self):
+            if passes:
+                copy.write_text("\n".join(changed) + "\n")
+            passes.append(1)
+            return iter(reader)
+
+    with pytest.raises(DataError, match="changed while the run went on"):
+        score_run(replace(inputs, reader=Changing()))
+    assert len(passes) == 2
+
+
+def test_two_processes_cannot_write_one_run(model, data, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with run.locked(), pytest.raises(RunError, match="another process"):
+        score_run(find_inputs(config_of(model, data), run.path))
+    score_run(find_inputs(config_of(model, data, limit=3), run.path))
+
+
+def test_what_a_killed_process_left_half_written_is_cleared(model, data, tmp_path):
+    run = score_run(find_inputs(config_of(model, data, limit=3), tmp_path / "run"))
+    leftover = run.part_folder("tiny", "plain") / ".unfinished-part-00009.parquet.tmp"
+    leftover.write_text("half")
+    score_run(find_inputs(config_of(model, data, limit=3), run.path, resume=True))
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize(
@@ -146,8 +237,10 @@ def test_another_model_joins_a_run(model, data, unbroken, tmp_path):
     ],
 )
 def test_a_resumed_run_may_not_change_its_meaning(model, data, unbroken, changes, message):
+    before = (unbroken / "manifest.json").read_bytes()
     with pytest.raises(RunError, match=message):
         score_run(find_inputs(config_of(model, data, **changes), unbroken, resume=True))
+    assert (unbroken / "manifest.json").read_bytes() == before
 
 
 def test_other_data_are_refused(model, data, tmp_path):
@@ -155,7 +248,7 @@ def test_other_data_are_refused(model, data, tmp_path):
     copy.write_bytes(data.read_bytes())
     score_run(find_inputs(config_of(model, copy), tmp_path / "run"))
     copy.write_text(copy.read_text().replace("Trial 1.", "Trial one.", 1))
-    with pytest.raises(RunError, match="the data was"):
+    with pytest.raises(RunError, match="transcripts' hash was"):
         score_run(find_inputs(config_of(model, copy), tmp_path / "run", resume=True))
 
 

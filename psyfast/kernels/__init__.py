@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_SOURCE_TREE = Path(__file__).resolve().parents[2] / "kernels"
+_ROOT = Path(__file__).resolve().parents[2]
 
-if _SOURCE_TREE.is_dir():
-    __path__ = [*__path__, str(_SOURCE_TREE)]
+# Only in a source tree of ours: beside an installed package, a folder `kernels` is somebody else's.
+if (_ROOT / "pyproject.toml").is_file() and (_ROOT / "csrc").is_dir():
+    __path__ = [*__path__, str(_ROOT / "kernels")]

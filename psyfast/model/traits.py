@@ -55,9 +55,6 @@ class RopeTraits:
         return torch.where(between, blended, scaled)
 
 
-ROPE_KINDS = ("default", "linear", "llama3", "factors")
-
-
 @dataclass(frozen=True)
 class Traits:
     """Everything about a decoder's shape and equations that its weights do not say themselves."""

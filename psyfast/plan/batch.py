@@ -46,14 +46,18 @@ class Request:
         return max([last_scored, *(branch.start for branch in self.branches)])
 
     @property
-    def num_slots(self) -> int:
-        """Page slots that the request takes at most (nothing shared with others): what a window's size counts."""
-        own = -(-self.num_inputs // PAGE_SLOTS)
-        forked = 0
+    def num_tokens(self) -> int:
+        """Tokens to compute where only a branch's first tokens are shared, with its own request."""
+        return self.num_inputs + sum(max(0, branch.score_stop - 1 - branch.start) for branch in self.branches)
+
+    def num_slots(self, *, share: bool = True) -> int:
+        """Page slots that the request takes at most, nothing shared with others: what a window's size counts."""
+        pages = -(-self.num_inputs // PAGE_SLOTS)
         for branch in self.branches:
             if branch.score_stop - 1 > branch.start:
-                forked += (branch.score_stop - 2) // PAGE_SLOTS - branch.start // PAGE_SLOTS + 1
-        return (own + forked) * PAGE_SLOTS
+                first_page = branch.start // PAGE_SLOTS if share else 0
+                pages += (branch.score_stop - 2) // PAGE_SLOTS - first_page + 1
+        return pages * PAGE_SLOTS
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def plan_batch(requests: Sequence[Request], *, share: bool = True) -> Plan:
         target_N=np.array(entries.target_ids, np.int64),
         option_ids_NK=entries.option_matrix(),
     )
-    return Plan(batch, tuple(scored), tuple(branch_scored), sum(request.num_inputs for request in requests))
+    return Plan(batch, tuple(scored), tuple(branch_scored), sum(request.num_tokens for request in requests))
 
 
 class _TokenRows:

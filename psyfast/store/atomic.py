@@ -12,12 +12,13 @@ from typing import Any
 from psyfast.errors import RunError
 
 TEMPORARY_PREFIX = ".unfinished-"
+TEMPORARY_SUFFIX = ".tmp"  # so that no pattern for finished files finds it
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on success it becomes `path`, on any failure it is removed."""
-    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
+    temporary = path.with_name(TEMPORARY_PREFIX + path.name + TEMPORARY_SUFFIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -15,10 +15,10 @@ from psyfast.errors import RunError
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "pyarrow", "datasets")
 
 _FIXED = (
-    ("data.sha256", "the data"),
     ("config.studies", "--study"),
     ("config.limit", "--limit"),
     ("config.on_bad_row", "--on-bad-row"),
+    ("data.sha256", "the transcripts' hash"),
     ("config.protocol", "--protocol"),
     ("config.lane", "--lane"),
     ("config.per_token", "--per-token"),
@@ -27,6 +27,14 @@ _FIXED = (
     ("arithmetic.device", "--device"),
     ("arithmetic.operators", "the backend"),
     ("arithmetic.isa", "the ISA level"),
+)
+
+
+_FIXED_BY_MODEL = (
+    ("weights_sha256", "weights"),
+    ("tokenizer_sha256", "tokenizer"),
+    ("traits", "configuration"),
+    ("window_slots", "window slots"),
 )
 
 
@@ -82,16 +90,20 @@ def require_same_data(old: Mapping[str, Any], new: Mapping[str, Any], task: str)
     """RunError naming both hashes if the data at hand are not those of a run."""
     before, now = _at(old, "data.sha256"), _at(new, "data.sha256")
     if before != now:
-        raise RunError(f"{task}: the data had sha256 {before} and have {now} now; bring back the files that it read")
+        raise RunError(f"{task}: the transcripts had sha256 {before} and have {now} now; bring back what it read")
+
+
+def arithmetic_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What two runs computed with that is not the same, a phrase each: reasons why bits may differ."""
+    paths = ("lane", "device", "isa", "threads", *(f"operators.{name}" for name in _at(new, "arithmetic.operators")))
+    pairs = [(path, _at(old, f"arithmetic.{path}"), _at(new, f"arithmetic.{path}")) for path in paths]
+    pairs += [(name, _at(old, f"libraries.{name}"), version) for name, version in new["libraries"].items()]
+    return [f"{path.removeprefix('operators.')}: {before} and {now}" for path, before, now in pairs if before != now]
 
 
 def require_same_model(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
     """RunError if a model of the same name has other weights, tokenizer or windows than the run's."""
-    for key, label in (
-        ("weights_sha256", "weights"),
-        ("tokenizer_sha256", "tokenizer"),
-        ("window_slots", "window slots"),
-    ):
+    for key, label in _FIXED_BY_MODEL:
         if old.get(key) != new.get(key):
             raise RunError(
                 f"{where}: the {label} of model '{new['model_id']}' were {_shown(old.get(key))} and are now "

@@ -26,6 +26,7 @@ def responses_dataset(run: RunFolder) -> ds.Dataset:
         raise RunError(
             f"{run.path}: holds no responses yet; a run folder has responses/model=…/condition=…/part-*.parquet"
         )
+    check_version((pq.read_schema(parts[0]).metadata or {}).get(b"schema_version", b"none").decode(), str(parts[0]))
     # Strings, not guesses: a model folder called `model=7` is still a name.
     hive = ds.HivePartitioning(pa.schema([("model", pa.string()), ("condition", pa.string())]))
     return ds.dataset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -63,6 +64,28 @@ class RunFolder:
         own = (TEMPORARY_PREFIX, self.participants_path.name, self.transcripts_path.name)
         if self.path.is_dir() and (other := [p.name for p in self.path.iterdir() if not p.name.startswith(own)]):
             raise RunError(f"{self.path}: is not empty ({other[0]} …); give -o a folder that does not exist yet")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process, and clear what a killed one left half written. RunError if it is held."""
+        import fcntl
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be used as a run's folder ({error}); give -o another one") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"{self.path}: another process is writing this run; wait for it, or stop it") from error
+            for leftover in self.path.rglob(TEMPORARY_PREFIX + "*"):
+                leftover.unlink()
+            with self.unless_empty():
+                yield
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def unless_empty(self) -> Iterator[None]:

@@ -68,7 +68,7 @@ def check_version(found: object, where: str) -> None:
         version = int(str(found))
     except ValueError as error:
         raise RunError(f"{where}: its schema_version is {found!r}; this is no file of a psyfast run") from error
-    if version > SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise RunError(
-            f"{where}: written in format {version}, this psyfast reads up to {SCHEMA_VERSION}; upgrade psyfast"
+            f"{where}: written in format {version}, this psyfast reads 1 to {SCHEMA_VERSION}; upgrade psyfast"
         )

@@ -72,7 +72,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path, leftover):
 
 
 def test_what_a_run_killed_at_its_start_leaves_does_not_stand_in_the_way(tmp_path):
-    (tmp_path / (TEMPORARY_PREFIX + "participants.parquet")).write_text("half")
+    (tmp_path / (TEMPORARY_PREFIX + "participants.parquet.tmp")).write_text("half")
     RunFolder(tmp_path).require_empty()
 
 
@@ -80,9 +80,10 @@ def test_newer_formats_are_refused(tmp_path):
     run = RunFolder(tmp_path)
     run.write_manifest({"status": "complete"})
     assert run.read_manifest()["schema_version"] == SCHEMA_VERSION
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1}))
-    with pytest.raises(RunError, match="upgrade psyfast"):
-        run.read_manifest()
+    for version in (SCHEMA_VERSION + 1, 0, -3):
+        (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": version}))
+        with pytest.raises(RunError, match="upgrade psyfast"):
+            run.read_manifest()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
@@ -109,6 +110,18 @@ def test_comparing_runs(tmp_path):
     assert not different.same_bits and different.num_different == 1 and different.max_nll_difference == 0.25
     RunFolder(tmp_path / "b").write_part("m", "plain", record(1), [row(2)], RESPONSES)
     assert compare_runs(tmp_path / "a", tmp_path / "b").num_only_in_one == 1
+
+
+def test_the_columns_of_the_responses_are_those_of_the_format():
+    """Written out, so that a change of the format is a decision and not an accident."""
+    wanted = {
+        "study": "string", "experiment": "string", "participant": "string", "response_idx": "int32",
+        "response": "string", "char_start": "int32", "char_stop": "int32", "token_start": "int32",
+        "token_stop": "int32", "num_tokens": "int32", "nll_nats": "double", "is_argmax": "bool", "rank": "int32",
+        "entropy_nats": "double", "rt_ms": "double", "options": "list<item: string>",
+        "option_nll_nats": "list<item: double>", "flags": "list<item: string>",
+    }  # fmt: skip
+    assert {field.name: str(field.type).replace("element", "item") for field in RESPONSES} == wanted
 
 
 def test_per_token_columns():
