@@ -39,7 +39,7 @@ MEMORY = "<memory>"
 Transcripts = str | Path | Iterable[str | Path] | Iterable[Mapping[str, Any]] | Iterable[Transcript]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoreResult:
     """A finished run's tables. `folder` is the run's folder, None where none was asked for.
 
@@ -52,6 +52,10 @@ class ScoreResult:
     summary: tuple[StudySummary, ...]
     manifest: Mapping[str, Any]
     folder: Path | None
+
+    def __repr__(self) -> str:
+        models = ", ".join(dict.fromkeys(row.model_id for row in self.summary))
+        return f"ScoreResult({self.responses.num_rows} responses; models: {models}; folder: {self.folder})"
 
     def to_arrow(self) -> pa.Table:
         """The responses as a pyarrow table."""
@@ -117,12 +121,15 @@ def score_again(
     resume: bool = False,
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> tuple[RunFolder, Comparison]:
-    """Make the run of a manifest again into `out`, and compare the two.
+) -> tuple[RunFolder, Comparison | None]:
+    """Make the run of a manifest again into `out`, and compare the two; None where its responses are not beside it.
 
     Raises RunError where the run read its transcripts from memory.
     """
     manifest = read_manifest(manifest_path)
+    for key in ("config", "arithmetic", "models", "data"):
+        if not isinstance(manifest.get(key), dict):
+            raise RunError(f"{manifest_path}: has no '{key}'; a run that stopped before it began, or an edited file")
     config = ScoreConfig.from_dict(manifest["config"])
     if MEMORY in config.sources:
         raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")
@@ -132,7 +139,8 @@ def score_again(
     config = replace(config, threads=used["threads"], backend=backend, window_slots=None)
     inputs = find_inputs(config, out, resume=resume, repeat=manifest)
     run = score_run(inputs, on_progress=on_progress, should_stop=should_stop)
-    return run, compare_runs(manifest_path.parent, run.path)
+    compared = compare_runs(manifest_path.parent, run.path) if RunFolder(manifest_path.parent).has_parts() else None
+    return run, compared
 
 
 def audit_transcripts(
@@ -163,6 +171,9 @@ def _sources(transcripts: Transcripts) -> tuple[tuple[str, ...], list[Any] | Non
     """Names of sources, or rows from memory."""
     if isinstance(transcripts, (str, Path)):
         return (str(transcripts),), None
+    if isinstance(transcripts, (Mapping, Transcript)) or not isinstance(transcripts, Iterable):
+        kind = type(transcripts).__name__
+        raise UsageError(f"transcripts is a {kind}, expected a path or a list: [{{'text': …}}, …]; put it into a list")
     items: list[Any] = list(transcripts)
     if items and all(isinstance(item, (str, Path)) for item in items):
         return tuple(map(str, items)), None

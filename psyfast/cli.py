@@ -5,11 +5,13 @@ Heavy imports stand inside the commands, so that --help and errors of usage answ
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from psyfast import __version__
-from psyfast.errors import PsyfastError, UsageError
+from psyfast.errors import PsyfastError, RunError, RunInterruptedError, UsageError
 
 if TYPE_CHECKING:
     from psyfast.config import OnBadRow, ScoreConfig
@@ -36,9 +38,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 Data = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="DATA...", help="Transcripts: .jsonl[.gz|.zip], .parquet, a folder of studies, a data set id."
-    ),
+    typer.Argument(metavar="DATA", help="Transcripts: .jsonl[.gz|.zip], .parquet, a folder of studies, a data set id."),
 ]
 Models = Annotated[
     list[str] | None,
@@ -146,9 +146,18 @@ def _score(config: ScoreConfig, out: Path, *, resume: bool, as_json: bool) -> No
     from psyfast.scoring import score_run
 
     stopper = Stopper()
-    with stopper, reporting(stopper.arm) as on_progress:
+    with _interruptible(), stopper, reporting(stopper.arm) as on_progress:
         run = score_run(inputs, on_progress=on_progress, should_stop=stopper.is_asked)
     _show_run(run, as_json=as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, where nothing is worth waiting for, as one line and exit code 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunInterruptedError("stopped; what was written is kept, and --resume goes on from there") from None
 
 
 def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
@@ -172,10 +181,14 @@ def _score_again(manifest: Path, out: Path, *, resume: bool, as_json: bool) -> N
 
     path = manifest / "manifest.json" if manifest.is_dir() else manifest
     stopper = Stopper()
-    with stopper, reporting(stopper.arm) as on_progress:
+    with _interruptible(), stopper, reporting(stopper.arm) as on_progress:
         run, comparison = score_again(path, out, resume=resume, on_progress=on_progress, should_stop=stopper.is_asked)
     reasons = arithmetic_differences(read_manifest(path), run.read_manifest())
     _show_run(run, as_json=as_json, comparison=comparison, reasons=reasons)
+    if comparison is None:
+        typer.echo(f"psyfast: nothing was compared: no responses lie beside {path}", err=True)
+    elif not comparison.same_bits:
+        raise typer.Exit(1)
 
 
 def _show_run(
@@ -206,8 +219,10 @@ def _show_run(
 
 def _data_notes(manifest: dict[str, Any]) -> list[str]:
     """What was skipped or mended while reading, a sentence a kind."""
+    from psyfast.report.score_table import warning_text
+
     data = manifest["data"]
-    notes = [f"data: {kind.replace('_', ' ')}: {count}" for kind, count in sorted(data["warnings"].items())]
+    notes = [f"data: {warning_text(kind)}: {count}" for kind, count in sorted(data["warnings"].items())]
     if manifest["status"] == "partial":
         notes.append(f"not finished: {', '.join(manifest['unfinished'])}; --resume with these models adds the rest")
     if data["skipped"]:
@@ -220,7 +235,7 @@ def _arithmetic_note(manifest: dict[str, Any]) -> str:
     used = manifest["arithmetic"]
     by_backend: dict[str, list[str]] = {}
     for operator, backend in used["operators"].items():
-        by_backend.setdefault(backend if backend != "cpu" else f"native {used['isa']}", []).append(operator)
+        by_backend.setdefault(backend if backend != "cpu" else f"cpu ({used['isa']})", []).append(operator)
     backends = "; ".join(f"{', '.join(operators)}: {backend}" for backend, operators in by_backend.items())
     return f"computed in {used['lane']} on {used['device']}, {used['threads']} threads; {backends}"
 
@@ -257,6 +272,8 @@ def audit(
 
     if not data:
         raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
+    if examples < 0:
+        raise UsageError(f"--examples is {examples}, expected 0 or more")
     report = audit_transcripts(
         data,
         tokenizer,
@@ -280,7 +297,11 @@ def sample(
     """Write the synthetic sample data: three tasks whose true choice probabilities are known."""
     from psyfast.data.sample import write_sample
 
-    for path in write_sample(folder, seed=seed):
+    try:
+        paths = write_sample(folder, seed=seed)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error}); name a folder on a disk with space") from error
+    for path in paths:
         typer.echo(str(path))
 
 
@@ -321,13 +342,15 @@ def _set_log_level() -> None:
 
 
 def _names(values: list[str] | None) -> tuple[str, ...]:
-    """Names given several times or as comma lists."""
-    return tuple(name.strip() for value in values or [] for name in value.split(",") if name.strip())
+    """Names given several times or as comma lists; an empty one stays, to be refused."""
+    return tuple(name.strip() for value in values or [] for name in value.split(","))
 
 
 def _models(values: list[str] | None) -> tuple[str, ...]:
     """Models given several times or as comma lists; a path that is there keeps its commas."""
-    return tuple(name for value in values or [] for name in ((value,) if Path(value).exists() else _names([value])))
+    return tuple(
+        name for value in values or [] for name in ((value,) if value and Path(value).exists() else _names([value]))
+    )
 
 
 def _console() -> Any:
@@ -340,6 +363,9 @@ def main() -> None:
     """Entry point: 0 done, 2 bad usage or bad input, 1 anything else."""
     # Read once, when torch is loaded: threads that wait for work must not spin where other programs want the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without R² gets R?, not a traceback
     try:
         app()
     except PsyfastError as error:
@@ -351,6 +377,9 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of our output went away (`| head`); nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # standard output on a full disk, say
+        typer.echo(f"psyfast: {error}", err=True)
         sys.exit(1)
 
 

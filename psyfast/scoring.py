@@ -24,6 +24,7 @@ from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.transcripts import ReadReport, TranscriptReader
 from psyfast.errors import DataError
 from psyfast.inputs import Inputs
+from psyfast.model.load.model import open_model
 from psyfast.model_run import ModelRun, gaps
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
@@ -72,6 +73,8 @@ def score_run(
     should_stop: asked after every part; where it says yes, `RunInterruptedError` is raised, and a resumed run goes on
     from there. Raises a PsyfastError for whatever a user can mend.
     """
+    for place in inputs.located:
+        open_model(place)  # configuration and headers of every model, before a folder is made or a row is read
     threads_before = torch.get_num_threads()
     if inputs.config.threads is not None:
         torch.set_num_threads(inputs.config.threads)

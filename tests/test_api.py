@@ -233,6 +233,16 @@ def test_no_marked_response_at_all_is_an_error(model):
         score(model, rows("Nothing here."))
 
 
+@pytest.mark.parametrize("transcripts", [None, 5, {"text": BANDIT}])
+def test_what_is_no_list_of_transcripts(model, transcripts):
+    with pytest.raises(UsageError, match="put it into a list"):
+        score(model, transcripts)
+
+
+def test_a_result_shows_itself_in_a_line(model):
+    assert repr(score(model, rows(BANDIT))) == "ScoreResult(5 responses; models: tiny; folder: None)"
+
+
 def test_models_that_cannot_be_told_apart(model, tmp_path):
     other = make_llama(tmp_path / "tiny")
     with pytest.raises(UsageError, match="called 'tiny'"):

@@ -82,6 +82,42 @@ def test_a_manifest_says_itself_what_to_score(model, data, tmp_path):
     assert done.returncode == 2 and "leave out --lane, --limit" in done.stderr
 
 
+def test_a_manifest_without_its_run_is_no_verdict(model, data, tmp_path):
+    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
+    alone = tmp_path / "alone.json"
+    alone.write_bytes((tmp_path / "run" / "manifest.json").read_bytes())
+    done = psyfast("score", "--from-manifest", alone, "-o", tmp_path / "again")
+    assert done.returncode == 0 and "nothing was compared" in done.stderr and "bits" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "edit", [{"config": ...}, {"config": {"models": 3}}, {"config": {"colour": "red"}}, {"data": []}]
+)
+def test_an_edited_manifest_is_named(model, data, tmp_path, edit):
+    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
+    path = tmp_path / "run" / "manifest.json"
+    manifest = {**json.loads(path.read_text()), **edit}
+    path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not ...}))
+    done = psyfast("score", "--from-manifest", path, "-o", tmp_path / "again")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_other_bits_are_an_exit_code(model, data, tmp_path):
+    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
+    again = psyfast(
+        "score", "--from-manifest", tmp_path / "run", "-o", tmp_path / "again", PSYFAST_FORCE_ISA="portable"
+    )
+    if "isa: portable and portable" in again.stdout or again.returncode == 0:
+        pytest.skip("this machine's level gives the portable level's bits")
+    assert again.returncode == 1 and "Not the same bits" in again.stdout and "isa" in again.stdout
+
+
+def test_a_terminal_without_the_letters_still_gets_its_table(model, data, tmp_path):
+    locale = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", **locale)
+    assert done.returncode == 0 and "all (mean)" in done.stdout and "Traceback" not in done.stderr
+
+
 def test_bad_rows_are_listed_in_the_manifest(model, data, tmp_path):
     data.write_text(data.read_text() + "{broken\n" + json.dumps({"txt": "no"}) + "\n")
     refused = psyfast("score", data, "--model", model, "-o", tmp_path / "run")
@@ -110,6 +146,11 @@ def test_bad_rows_are_listed_in_the_manifest(model, data, tmp_path):
         (["score", "DATA", "-o", "OUT", "--backend", "gpu"], "auto, reference, cpu"),
         (["score", "--from-manifest", "missing.json", "-o", "OUT"], "missing.json"),
         (["score", "DATA", "--from-manifest", "m.json", "-o", "OUT"], "leave out DATA"),
+        (["score", "DATA", "-o", "OUT", "--model", ""], "model's name is empty"),
+        (["score", "DATA", "-o", "OUT", "--study", ""], "study's name is empty"),
+        (["score", "", "-o", "OUT"], "source's name is empty"),
+        (["score", "DATA", "-o", "OUT", "--threads", "99999999999"], "at most 1024"),
+        (["audit", "DATA", "--examples", "-1"], "--examples is -1"),
         (["audit"], "no transcripts were named"),
         (["audit", "missing.jsonl"], "missing.jsonl"),
         (["doctor", "--device", "tpu9"], "tpu9"),

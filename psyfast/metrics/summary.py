@@ -34,7 +34,8 @@ class StudySummary:
 
     num_responses: marked responses; num_scored: those with an NLL. mean_nll_nats: over the scored. guess_nats: mean of
     ln(number of options) over the scored responses that have options and are among them; pseudo_r2: 1 − Σ NLL / Σ
-    guess over the same; num_with_options: how many those are. best_nats: the mean NLL under the probabilities that
+    guess over the same; num_with_options: how many those are, num_outside_options: how many are none of their options.
+    best_nats: the mean NLL under the probabilities that
     generated simulated data. tok_per_s: transcript tokens a second of reading, planning and computing.
     """
 
@@ -44,6 +45,7 @@ class StudySummary:
     num_responses: int
     num_scored: int
     num_with_options: int
+    num_outside_options: int
     mean_nll_nats: float | None
     guess_nats: float | None
     pseudo_r2: float | None
@@ -59,6 +61,7 @@ class _Sums:
     num_scored: int = 0
     nll: float = 0.0
     num_with_options: int = 0
+    num_outside_options: int = 0
     nll_with_options: float = 0.0
     guess: float = 0.0
     num_true: int = 0
@@ -93,7 +96,9 @@ def _add(batch: pa.RecordBatch, sums: dict[tuple[str, str, str], _Sums], true_nl
             continue
         total.num_scored += 1
         total.nll += nll
-        if options and response.strip() in options:
+        if options and response.strip() not in options:
+            total.num_outside_options += 1
+        elif options:
             total.num_with_options += 1
             total.nll_with_options += nll
             total.guess += math.log(len(options))
@@ -139,6 +144,7 @@ def _row(model_id: str, condition: str, study: str, total: _Sums, rate: float | 
         num_responses=total.num_responses,
         num_scored=total.num_scored,
         num_with_options=total.num_with_options,
+        num_outside_options=total.num_outside_options,
         mean_nll_nats=_ratio(total.nll, total.num_scored),
         guess_nats=_ratio(total.guess, total.num_with_options),
         pseudo_r2=1 - total.nll_with_options / total.guess if total.guess > 0 else None,
@@ -155,6 +161,7 @@ def _overall(rows: list[StudySummary], rate: float | None) -> StudySummary:
         num_responses=sum(row.num_responses for row in rows),
         num_scored=sum(row.num_scored for row in rows),
         num_with_options=sum(row.num_with_options for row in rows),
+        num_outside_options=sum(row.num_outside_options for row in rows),
         mean_nll_nats=_mean(row.mean_nll_nats for row in rows),
         guess_nats=_mean(row.guess_nats for row in rows),
         pseudo_r2=_mean(row.pseudo_r2 for row in rows),

@@ -119,11 +119,12 @@ def _bar() -> Iterator[OnProgress]:
 
 @contextmanager
 def _lines() -> Iterator[OnProgress]:
-    last = time.monotonic()
+    last: float | None = None
 
     def report(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
+        last = now if last is None else last  # the first comes when the scoring begins, not the loading
         if now - last < SECONDS_BETWEEN_LINES:
             return
         last = now

@@ -42,11 +42,33 @@ def score_table(rows: Sequence[StudySummary]) -> Table:
     return table
 
 
+WARNING_TEXTS = {
+    "missing_study": "transcripts without a study, which got the name of their file or folder",
+    "missing_experiment": "transcripts without an experiment, which got their study's name",
+    "missing_participant": "transcripts without a participant, which got their row's number",
+    "rt_count_mismatch": "transcripts whose reaction times are not one a response, and were left out",
+    "options_count_mismatch": "transcripts whose option sets are not one a response, and were left out",
+    "no_responses": "transcripts without a marked response",
+    "unbalanced_marker": "markers << without their >>",
+    "stray_closer": "markers >> without their <<, taken as text",
+}
+
+
+def warning_text(kind: str) -> str:
+    """What a kind of warning of the manifest means."""
+    return WARNING_TEXTS.get(kind, kind.replace("_", " "))
+
+
 def footnotes(rows: Sequence[StudySummary]) -> list[str]:
     """What the table's figures leave out, a sentence each."""
     notes = []
     if any(row.num_scored < row.num_responses for row in rows):
         notes.append("responses: scored of marked where not all were scored; the flags in the results say why")
+    outside = [row.study for row in rows if row.study and row.num_outside_options]
+    if outside:
+        notes.append(
+            f"responses that are none of their options, left out of guess and pseudo-R², in: {', '.join(outside)}"
+        )
     partial = [row.study for row in rows if row.study and 0 < row.num_with_options < 0.95 * row.num_scored]
     if partial:
         notes.append(f"guess and pseudo-R² rest on fewer than 95 % of the responses in: {', '.join(partial)}")

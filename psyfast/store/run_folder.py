@@ -109,6 +109,10 @@ class RunFolder:
         """Where the parts of a model under a condition lie."""
         return self.path / "responses" / f"model={model_id}" / f"condition={condition}"
 
+    def has_parts(self) -> bool:
+        """Whether any responses lie there."""
+        return any(self.path.glob("responses/model=*/condition=*/part-*.parquet"))
+
     def write_part(
         self, model_id: str, condition: str, record: PartRecord, rows: Sequence[Row], schema: pa.Schema
     ) -> None:

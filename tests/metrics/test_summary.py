@@ -48,6 +48,7 @@ def run(tmp_path):
 def test_by_study_and_over_all(run):
     a, b, overall = summarise(run)
     assert (a.study, a.num_responses, a.num_scored, a.num_with_options) == ("a", 4, 3, 2)
+    assert a.num_outside_options == 1
     assert a.mean_nll_nats == pytest.approx(11 / 3)
     assert a.guess_nats == pytest.approx(math.log(2))
     assert a.pseudo_r2 == pytest.approx(1 - 2.0 / (2 * math.log(2)))
@@ -75,4 +76,4 @@ def test_the_table_says_what_it_leaves_out(run):
     assert "3 of 4" in text and "3.667" in text and "–" in text
     assert max(map(len, text.splitlines())) <= 80
     notes = " ".join(footnotes(rows))
-    assert "flags" in notes and "95 %" in notes and "best" in notes
+    assert "none of their options" in notes and "flags" in notes and "95 %" in notes and "best" in notes
