@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -80,8 +80,11 @@ def score_run(
         torch.set_num_threads(inputs.config.threads)
     try:
         with inputs.run.locked():
+            # Once more, now that nobody else writes: another process may have begun or ended meanwhile.
             if inputs.old is None:
-                inputs.run.require_empty()  # once more: another process may have begun and ended meanwhile
+                inputs.run.require_empty()
+            else:
+                inputs = replace(inputs, old=inputs.run.read_manifest())
             return _score_locked(inputs, on_progress, should_stop)
     finally:
         torch.set_num_threads(threads_before)
@@ -91,7 +94,7 @@ def _score_locked(inputs: Inputs, on_progress: OnProgress | None, should_stop: C
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
     operators = resolve(config.backend, config.device, Lane(config.lane))
     started = time.perf_counter()
-    scan = scan_transcripts(inputs.reader, run, write=old is None)
+    scan = scan_transcripts(inputs.reader, run, write=old is None or not run.has_tables())
     manifest = _manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from psyfast.config import ScoreConfig
@@ -100,6 +101,14 @@ def test_a_missing_part_is_made_again(model, data, unbroken, tmp_path):
     score_run(find_inputs(config_of(model, data), run.path, resume=True))
     assert same(unbroken, run.path)
     assert sum(path.stat().st_mtime_ns == mtime for path, mtime in kept.items()) == len(parts) - 4
+
+
+def test_missing_tables_are_made_again(model, data, unbroken, tmp_path):
+    run = score_run(find_inputs(config_of(model, data), tmp_path / "run"))
+    before = pq.read_table(run.participants_path)
+    run.participants_path.unlink()
+    score_run(find_inputs(config_of(model, data), run.path, resume=True))
+    assert pq.read_table(run.participants_path).equals(before) and same(unbroken, run.path)
 
 
 def test_stopping_after_a_part_and_going_on(model, data, unbroken, tmp_path):

@@ -109,6 +109,10 @@ class RunFolder:
         """Where the parts of a model under a condition lie."""
         return self.path / "responses" / f"model={model_id}" / f"condition={condition}"
 
+    def has_tables(self) -> bool:
+        """Whether the tables of participants and transcripts are there."""
+        return self.participants_path.is_file() and self.transcripts_path.is_file()
+
     def has_parts(self) -> bool:
         """Whether any responses lie there."""
         return any(self.path.glob("responses/model=*/condition=*/part-*.parquet"))
