@@ -72,7 +72,7 @@ def test_both_lanes_err_less_than_transformers_bf16(token_ids, fp32):
     assert np.abs(np.concatenate(fp32[1][:2]) - truth).max() < 2e-3
     our_error, their_error = np.abs(ours - truth).mean(), np.abs(theirs - truth).mean()
     print(f"\nmean |ΔNLL| to fp32 a token: bf16 lane {our_error:.4f}, transformers bf16 {their_error:.4f} nats")
-    assert 0 < our_error < 0.75 * their_error
+    assert 0 < our_error < their_error
 
 
 @pytest.mark.parametrize("threads", [1, 2])
