@@ -81,6 +81,7 @@ def _device(name: str) -> torch.device:
         raise BackendError(f"device '{name}': torch sees no Metal device here; use --device cpu")
     try:
         torch.empty(1, device=device)
+    # Builds of torch without a device refuse it by any of these three, depending on the device.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BackendError(f"device '{name}' cannot be used: {error}; use --device cpu") from error
     return device
