@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "levels.h"
 #include "norm_rows.h"
 
 #ifdef _OPENMP
@@ -22,8 +23,6 @@ constexpr int64_t kWaveRows = 2048;
 // A row block and the head's panel should both stay in the second-level cache.
 constexpr int64_t kRowBlockBytes = 192 * 1024;
 constexpr int64_t kMaxBlockRows = 192;
-// Words between rows beyond their length: a stride of a power of two maps all rows to the same cache sets.
-constexpr int64_t kRowPadding = 16;
 
 int thread_id() {
 #ifdef _OPENMP
@@ -190,25 +189,7 @@ void merge_row(const LinearNllArgs& args, const BlockPartial* partial, int64_t n
 
 }  // namespace
 
-const LinearNllKernels& linear_nll_kernels(Isa isa) {
-  require_isa(isa);
-  switch (isa) {
-#ifdef PSY_HAVE_AVX2
-    case Isa::kAvx2:
-      return avx2::kLinearNll;
-#endif
-#ifdef PSY_HAVE_AVX512
-    case Isa::kAvx512:
-      return avx512::kLinearNll;
-#endif
-#ifdef PSY_HAVE_AVX512_BF16
-    case Isa::kAvx512Bf16:
-      return avx512_bf16::kLinearNll;
-#endif
-    default:
-      return portable::kLinearNll;
-  }
-}
+const LinearNllKernels& linear_nll_kernels(Isa isa) { return PSY_TABLE_OF(isa, kLinearNll); }
 
 void linear_nll(const LinearNllArgs& args, Isa isa, int num_threads) {
   const LinearNllKernels& kernels = linear_nll_kernels(isa);

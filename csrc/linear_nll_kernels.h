@@ -5,19 +5,14 @@
 
 #include <stdint.h>
 
+#include "panels.h"
+
 namespace psyfast {
 
-constexpr int64_t kPanelColumns = 64;
 // A vocabulary block is 1,024 columns. Sums inside a block are fp32, blocks are merged in double and in
 // order: this number is part of what defines a result's bits.
 constexpr int64_t kPanelsPerBlock = 16;
-constexpr int64_t kTileRows = 6;
 constexpr int64_t kMaxOptions = 64;
-constexpr int64_t kMaxLanes = 16;
-
-// How a level wants a normalised row of the bf16 lane: values rounded to bf16 and widened again, or packed
-// pairs.
-enum class Bf16Rows { kWidened, kPairs };
 
 // The packed head: fp32 `[ceil(V/64)][D][64]` floats, or bf16 `[ceil(V/64)][ceil(D/2)][64]` pairs, even d
 // low.

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "linear_nll_kernels.h"
 #include "pack.h"
+#include "panels.h"
 
 namespace psyfast {
 

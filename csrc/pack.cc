@@ -6,7 +6,7 @@
 #include <string>
 
 #include "bf16.h"
-#include "linear_nll_kernels.h"
+#include "panels.h"
 
 namespace psyfast {
 namespace {

@@ -6,6 +6,8 @@ namespace psyfast {
 namespace avx2 {
 // clang-format off: the body needs what comes before it
 #include "avx2/vec.inc"
+#include "product_body.inc"
+#include "functions_body.inc"
 #include "linear_nll_body.inc"
 // clang-format on
 }  // namespace avx2

@@ -7,6 +7,8 @@ namespace avx512 {
 // clang-format off: the body needs what comes before it
 #include "avx512/vec.inc"
 #include "avx512/bf16_widened.inc"
+#include "product_body.inc"
+#include "functions_body.inc"
 #include "linear_nll_body.inc"
 // clang-format on
 }  // namespace avx512

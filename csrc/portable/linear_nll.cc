@@ -4,6 +4,8 @@ namespace psyfast {
 namespace portable {
 // clang-format off: the body needs what comes before it
 #include "portable/vec.inc"
+#include "product_body.inc"
+#include "functions_body.inc"
 #include "linear_nll_body.inc"
 // clang-format on
 }  // namespace portable
