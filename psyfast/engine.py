@@ -14,7 +14,7 @@ from torch import Tensor
 
 from psyfast.model.decoder import run_layer
 from psyfast.model.traits import Traits
-from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, Pages
+from psyfast.ops.records import HeadScores, HeadWeights, LayerWeights, Pages, RopeTables
 from psyfast.ops.registry import Operators
 from psyfast.plan.batch import Batch
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
@@ -50,13 +50,17 @@ class Engine:
         """Score a batch's entries; `on_layer(i)` is called after layer i (for progress)."""
         device = self.operators.device
         x_TD = self._weights.embed(torch.from_numpy(batch.token_ids_T).to(device))
-        pages = allocate_pages(batch.pages, batch.positions_T, self.traits, self.operators)
+        rows_N, row_of_entry = torch.from_numpy(batch.rows_N).to(device).unique(return_inverse=True)
         if len(batch.token_ids_T):
+            pages = allocate_pages(batch.pages, batch.positions_T, self.traits, self.operators)
+            last = self.traits.num_layers - 1
             for layer_idx in range(self.traits.num_layers):
-                run_layer(x_TD, pages, self._weights.layer(layer_idx), self.operators)
+                # Nothing depends on the last layer's other rows: only their keys and values are needed.
+                wanted = rows_N if layer_idx == last else None
+                x_TD = run_layer(x_TD, pages, self._weights.layer(layer_idx), self.operators, wanted)
                 if on_layer is not None:
                     on_layer(layer_idx)
-        x_ND = x_TD[torch.from_numpy(batch.rows_N).to(device)].contiguous()
+        x_ND = x_TD[row_of_entry].contiguous()
         return self._linear_nll(x_ND, torch.from_numpy(batch.target_N), torch.from_numpy(batch.option_ids_NK))
 
 
@@ -69,8 +73,7 @@ def bytes_a_slot(traits: Traits) -> int:
 def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, operators: Operators) -> Pages:
     """Pages for one layer of a batch, zeroed: a masked key weighs 0, and 0 · NaN of fresh memory would not be 0."""
     device = operators.device
-    shape = (tables.num_pages, PAGE_SLOTS, traits.num_kv_heads, traits.head_dim)
-    dtype = torch.bfloat16 if operators.lane is Lane.BF16 else torch.float32
+    k, v = operators.allocate_kv(tables.num_pages, PAGE_SLOTS, traits.num_kv_heads, traits.head_dim)
     page_index = np.zeros(tables.num_pages, np.int64)
     for start, stop in zip(tables.kv_indptr[:-1], tables.kv_indptr[1:], strict=True):
         page_index[tables.kv_indices[start:stop]] = np.arange(stop - start)
@@ -79,8 +82,8 @@ def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, 
         return torch.from_numpy(array).to(device)
 
     return Pages(
-        k_PSKE=torch.zeros(shape, dtype=dtype, device=device),
-        v_PSKE=torch.zeros(shape, dtype=dtype, device=device),
+        k=k,
+        v=v,
         slots_T=on_device(tables.slots_T),
         positions_T=on_device(positions_T),
         qo_indptr=on_device(tables.qo_indptr),
@@ -89,4 +92,18 @@ def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, 
         page_index_P=on_device(page_index),
         copy_from=on_device(tables.copy_from),
         copy_to=on_device(tables.copy_to),
+        copy_runs_R4=on_device(copy_runs(tables.copy_from, tables.copy_to)),
+        rope_tables=RopeTables(int(positions_T.max()) + 1 if len(positions_T) else 0),
     )
+
+
+def copy_runs(copy_from: np.ndarray, copy_to: np.ndarray) -> np.ndarray:
+    """[R, 4]: page from, page to, first slot, slot after the last, of slots copied to the same place in another page."""
+    if not len(copy_from):
+        return np.zeros((0, 4), np.int64)
+    breaks = (np.diff(copy_from) != 1) | (np.diff(copy_to) != 1) | (copy_from[1:] % PAGE_SLOTS == 0)
+    first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+    last = np.concatenate([first[1:], [len(copy_from)]]) - 1
+    slots = copy_from[first] % PAGE_SLOTS
+    pages = copy_from[first] // PAGE_SLOTS, copy_to[first] // PAGE_SLOTS
+    return np.stack([*pages, slots, slots + last - first + 1], axis=1).astype(np.int64)

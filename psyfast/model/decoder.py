@@ -8,9 +8,17 @@ from psyfast.ops.records import LayerWeights, Pages
 from psyfast.ops.registry import Operators
 
 
-def run_layer(x_TD: Tensor, pages: Pages, weights: LayerWeights, ops: Operators) -> None:
-    """x_TD through one layer, in place; the pages hold this layer's K and V afterwards."""
-    q_THE = ops.attn_in(x_TD, pages, weights.attn_in, lane=ops.lane)
-    o = ops.attention(q_THE, pages, weights.attention, lane=ops.lane)
+def run_layer(
+    x_TD: Tensor, pages: Pages, weights: LayerWeights, ops: Operators, rows_N: Tensor | None = None
+) -> Tensor:
+    """x_TD after one layer, in place; the pages hold this layer's K and V afterwards.
+
+    rows_N: ascending indices of the tokens that are wanted; then x_ND is theirs alone, and no other is computed.
+    """
+    q = ops.attn_in(x_TD, pages, weights.attn_in, lane=ops.lane, rows_N=rows_N)
+    if rows_N is not None:
+        pages, x_TD = pages.at(rows_N), x_TD[rows_N]
+    o = ops.attention(q, pages, weights.attention, lane=ops.lane)
     ops.attn_out(o, x_TD, weights.attn_out, lane=ops.lane)
     ops.mlp(x_TD, weights.mlp, lane=ops.lane)
+    return x_TD

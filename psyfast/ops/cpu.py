@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
+from psyfast.ops import native
+from psyfast.ops.native import ELEMENT, check, guarded
 from psyfast.ops.records import HeadScores, HeadWeights, Lane
-
-_ELEMENT = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,12 @@ class PackedHead:
 
 def isa_name() -> str:
     """The ISA level in use; raises BackendError if PSYFAST_FORCE_ISA names one that is unknown or absent."""
-    return _guarded(lambda: str(_load().isa_name()))
+    return guarded(lambda: str(native.load().isa_name()))
 
 
 def available_isas() -> list[str]:
     """The ISA levels that this machine can run, lowest first."""
-    return list(_load().available_isas())
+    return list(native.load().available_isas())
 
 
 def pack_head(head: HeadWeights, lane: Lane) -> PackedHead:
@@ -50,21 +46,21 @@ def pack_head(head: HeadWeights, lane: Lane) -> PackedHead:
 
     Raises BackendError for anything else.
     """
-    native = _load()
+    module = native.load()
     weight = head.lm_head_VD
-    if weight.dtype not in _ELEMENT:
+    if weight.dtype not in ELEMENT:
         raise BackendError(f"lm_head is {weight.dtype}, expected torch.float32 or torch.bfloat16; convert it")
-    _check("lm_head", weight, weight.dtype, (None, None))
+    check("lm_head", weight, weight.dtype, (None, None))
     vocab_size, hidden_size = weight.shape
     norm_weight = head.norm.weight_D.to(torch.float32).contiguous()
-    _check("norm weight", norm_weight, torch.float32, (hidden_size,))
+    check("norm weight", norm_weight, torch.float32, (hidden_size,))
     if head.soft_cap is not None and not 0 < head.soft_cap < float("inf"):
         raise BackendError(f"soft_cap is {head.soft_cap}, expected a positive number, or None for no cap")
-    panels = torch.empty(native.packed_words(vocab_size, hidden_size, lane.value), dtype=torch.int32)
-    _guarded(
-        lambda: native.pack_panels(
+    panels = torch.empty(module.packed_words(vocab_size, hidden_size, lane.value), dtype=torch.int32)
+    guarded(
+        lambda: module.pack_panels(
             weights=weight.data_ptr(),
-            source=_ELEMENT[weight.dtype],
+            source=ELEMENT[weight.dtype],
             num_columns=vocab_size,
             inner=hidden_size,
             lane=lane.value,
@@ -101,8 +97,8 @@ def linear_nll(
     one). A row with NaN or +inf among its logits yields NaN, and −1 for argmax and rank. Raises BackendError for bad
     arguments. num_threads defaults to torch's.
     """
-    native = _load()
-    _check("x", x_ND, torch.float32, (None, head.hidden_size))
+    module = native.load()
+    check("x", x_ND, torch.float32, (None, head.hidden_size))
     num_rows = x_ND.shape[0]
     target = _ids("target", target_N, (num_rows,))
     options = None if option_ids_NK is None else _ids("option_ids", option_ids_NK, (num_rows, None))
@@ -114,8 +110,8 @@ def linear_nll(
         entropy_N=torch.empty(num_rows),
         option_nll_NK=torch.empty(num_rows, num_options),
     )
-    _guarded(
-        lambda: native.linear_nll(
+    guarded(
+        lambda: module.linear_nll(
             x=x_ND.data_ptr(),
             num_rows=num_rows,
             hidden=head.hidden_size,
@@ -142,39 +138,8 @@ def linear_nll(
     return scores
 
 
-def _load() -> ModuleType:
-    try:
-        from psyfast import _native
-    except ImportError as error:
-        raise BackendError(
-            f"the compiled module psyfast._native cannot be loaded ({error}); build it with `pip install .`, "
-            "or choose --backend reference"
-        ) from error
-    return _native
-
-
-def _guarded(call: Callable[[], _Result]) -> _Result:
-    try:
-        return call()
-    except ValueError as error:  # std::invalid_argument
-        raise BackendError(str(error)) from error
-
-
 def _ids(name: str, ids: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     if ids.dtype == torch.int32:
         ids = ids.to(torch.int64)
-    _check(name, ids, torch.int64, shape)
+    check(name, ids, torch.int64, shape)
     return ids
-
-
-def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-    if tensor.device.type != "cpu":
-        raise BackendError(f"{name} is on {tensor.device}, expected the CPU; move it with .cpu()")
-    if tensor.dtype != dtype:
-        raise BackendError(f"{name} is {tensor.dtype}, expected {dtype}; convert it with .to({dtype})")
-    wanted = "[" + ", ".join("*" if size is None else str(size) for size in shape) + "]"
-    matches = len(shape) == tensor.dim() and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
-    if not matches:
-        raise BackendError(f"{name} has shape {list(tensor.shape)}, expected {wanted}; check what the caller passed")
-    if not tensor.is_contiguous():
-        raise BackendError(f"{name} has strides {tensor.stride()}, expected contiguous rows; call .contiguous()")

@@ -7,9 +7,10 @@ Every backend's operators take and return these; DESIGN's table of the five oper
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 
@@ -39,6 +40,25 @@ class Rope:
 
     inv_freq: Tensor
     attention_scale: float = 1.0
+
+
+class RopeTables:
+    """cos and sin of a batch's positions for each rotary embedding in use: computed at the first call, then kept."""
+
+    def __init__(self, num_positions: int) -> None:
+        self.num_positions = num_positions
+        self._tables: list[tuple[Rope, Tensor, Tensor]] = []
+
+    def cos_sin(self, rope: Rope) -> tuple[Tensor, Tensor]:
+        """[num_positions, pairs] each, fp32, attention_scale included; angles in fp32 as the models were trained."""
+        for known, cos, sin in self._tables:
+            if known is rope:
+                return cos, sin
+        positions = torch.arange(self.num_positions, device=rope.inv_freq.device).to(rope.inv_freq.dtype)
+        angles = positions[:, None] * rope.inv_freq
+        cos, sin = angles.cos() * rope.attention_scale, angles.sin() * rope.attention_scale
+        self._tables.append((rope, cos, sin))
+        return cos, sin
 
 
 @dataclass(frozen=True)
@@ -103,12 +123,14 @@ class LayerWeights:
 class Pages:
     """K and V of one layer for a whole batch, with the CSR tables (see psyfast.plan.pages), on the device.
 
-    k_PSKE, v_PSKE: [pages, slots a page, kv heads, head_dim], in the lane's operand type. Tables are int64 tensors;
-    page_index_P is each page's place in its path (its first position / slots a page).
+    k, v: in the layout of the backend whose `attn_in` and `attention` share them. `reference`: [pages, slots a page,
+    kv heads, head_dim] in the lane's operand type; `cpu`: see csrc/kv_pages.h. Tables are int64 tensors; page_index_P
+    is each page's place in its path (its first position / slots a page). copy_runs_R4: the copies once more, as runs of
+    slots (page from, page to, first slot, slot after the last). rope_tables: angles, computed once a batch.
     """
 
-    k_PSKE: Tensor
-    v_PSKE: Tensor
+    k: Tensor
+    v: Tensor
     slots_T: Tensor
     positions_T: Tensor
     qo_indptr: Tensor
@@ -117,6 +139,16 @@ class Pages:
     page_index_P: Tensor
     copy_from: Tensor
     copy_to: Tensor
+    copy_runs_R4: Tensor
+    rope_tables: RopeTables
+
+    def at(self, rows_N: Tensor) -> Pages:
+        """The same keys and values, queried by some tokens alone: rows_N, ascending indices into the batch's tokens."""
+        return replace(
+            self,
+            positions_T=self.positions_T[rows_N],
+            qo_indptr=torch.searchsorted(rows_N, self.qo_indptr).contiguous(),
+        )
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,23 @@ def rotate(x_THE: Tensor, positions_T: Tensor, rope: Rope) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
 
-def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane) -> Tensor:
-    """q_THE of all tokens; their K and V are written into the pages, and the heads of forked pages copied."""
+def allocate_kv(
+    num_pages: int, page_slots: int, num_kv_heads: int, head_dim: int, *, lane: Lane, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Zeroed pages of K and of V, [pages, slots, kv heads, head_dim], in the lane's operand type."""
+    dtype = torch.bfloat16 if lane is Lane.BF16 else torch.float32
+    shape = (num_pages, page_slots, num_kv_heads, head_dim)
+    return torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+
+
+def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane, rows_N: Tensor | None = None) -> Tensor:
+    """Writes K and V of all tokens into the pages, copies the heads of forked pages, and returns q_THE.
+
+    rows_N: ascending indices of the tokens whose queries are wanted; then q_NHE is theirs. None: all.
+    """
     H, K, E = weights.num_heads, weights.num_kv_heads, weights.head_dim
     q_THE = x_TD.new_empty(x_TD.shape[0], H, E)
-    flat_k, flat_v = pages.k_PSKE.view(-1, K, E), pages.v_PSKE.view(-1, K, E)
+    flat_k, flat_v = pages.k.view(-1, K, E), pages.v.view(-1, K, E)
     qkv_proj = operand(weights.qkv_proj, lane)
     for rows in _chunks(x_TD.shape[0]):
         qkv = linear(rms_norm(x_TD[rows], weights.norm), qkv_proj, lane)
@@ -86,7 +98,7 @@ def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane) -
         flat_v[pages.slots_T[rows]] = v.to(flat_v.dtype)
     flat_k[pages.copy_to] = flat_k[pages.copy_from]
     flat_v[pages.copy_to] = flat_v[pages.copy_from]
-    return q_THE
+    return q_THE if rows_N is None else q_THE[rows_N]
 
 
 def attention(q_THE: Tensor, pages: Pages, params: AttentionParams, *, lane: Lane) -> Tensor:
@@ -97,14 +109,14 @@ def attention(q_THE: Tensor, pages: Pages, params: AttentionParams, *, lane: Lan
     """
     T, H, E = q_THE.shape
     out = q_THE.new_empty(T, H, E)
-    S = pages.k_PSKE.shape[1]
-    repeat = H // pages.k_PSKE.shape[2]
+    S = pages.k.shape[1]
+    repeat = H // pages.k.shape[2]
     for rows, segment_start, segment_stop in _groups(pages.qo_indptr.tolist()):
         page_ids, member_SP = _pages_of_segments(pages, segment_start, segment_stop)
         key_positions = (pages.page_index_P[page_ids][:, None] * S + torch.arange(S, device=q_THE.device)).flatten()
         k_HCE, v_HCE = (
-            kv_PSKE[page_ids].flatten(0, 1).transpose(0, 1).to(q_THE.dtype).repeat_interleave(repeat, 0)
-            for kv_PSKE in (pages.k_PSKE, pages.v_PSKE)
+            kv[page_ids].flatten(0, 1).transpose(0, 1).to(q_THE.dtype).repeat_interleave(repeat, 0)
+            for kv in (pages.k, pages.v)
         )
         lengths = pages.qo_indptr[segment_start : segment_stop + 1].diff()
         segment_R = torch.repeat_interleave(torch.arange(len(lengths), device=q_THE.device), lengths)

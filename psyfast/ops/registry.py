@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psyfast.errors import BackendError
 from psyfast.ops import reference, reference_head
-from psyfast.ops.records import HeadScores, HeadWeights, Lane
+from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
 OPERATORS = ("attn_in", "attention", "attn_out", "mlp", "linear_nll")
@@ -30,7 +30,8 @@ class Operators:
     """The five operators as resolved for a device and a lane.
 
     `make_linear_nll(head)` prepares the LM head once (packs it, where the backend does) and returns the operator
-    over (x_ND, target_N, option_ids_NK).
+    over (x_ND, target_N, option_ids_NK). `prepare_layer` likewise brings a layer's weights into the form that the
+    operators take. `allocate_kv(pages, slots a page, kv heads, head_dim)` makes a layer's zeroed K and V pages.
     """
 
     attn_in: Callable[..., Tensor]
@@ -38,6 +39,8 @@ class Operators:
     attn_out: Callable[..., None]
     mlp: Callable[..., None]
     make_linear_nll: Callable[[HeadWeights], LinearNll]
+    prepare_layer: Callable[[LayerWeights], LayerWeights]
+    allocate_kv: Callable[[int, int, int, int], tuple[Tensor, Tensor]]
     lane: Lane
     device: torch.device
     backend_of: Mapping[str, str]
@@ -97,6 +100,8 @@ def _reference(lane: Lane, device: torch.device) -> Operators:
         attn_out=reference.attn_out,
         mlp=reference.mlp,
         make_linear_nll=make_linear_nll,
+        prepare_layer=lambda layer: layer,
+        allocate_kv=partial(reference.allocate_kv, lane=lane, device=device),
         lane=lane,
         device=device,
         backend_of=dict.fromkeys(OPERATORS, "reference"),

@@ -13,7 +13,7 @@ from types import ModuleType
 import pybind11
 import pytest
 
-from psyfast.ops import cpu
+from psyfast.ops import cpu, native
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMDE_HEADER = Path("/usr/include/simde/x86/avx512.h")
@@ -34,7 +34,7 @@ class Level:
         """Lets psyfast.ops.cpu use this level's build for the length of a test."""
         if self.emulated:
             module = emulated_module()
-            monkeypatch.setattr(cpu, "_load", lambda: module)
+            monkeypatch.setattr(native, "load", lambda: module)
 
 
 LEVELS = [

@@ -14,7 +14,7 @@ from native_builds import ROOT
 
 from psyfast import _native
 from psyfast.errors import BackendError
-from psyfast.ops import cpu
+from psyfast.ops import cpu, native
 
 ALL_LEVELS = ["portable", "avx2", "avx512", "avx512_bf16"]
 PROGRAM = """
@@ -133,4 +133,4 @@ def test_portable_objects_hold_no_vector_extension() -> None:
 
 def test_bad_level_is_a_backend_error() -> None:
     with pytest.raises(BackendError, match="unknown ISA level"):
-        cpu._guarded(lambda: _native.exp_nonpositive("neon", 0, 0, 0))
+        native.guarded(lambda: _native.exp_nonpositive("neon", 0, 0, 0))

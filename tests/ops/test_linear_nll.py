@@ -13,7 +13,7 @@ from native_builds import LEVELS, ROOT, Level
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.ops import cpu, reference_head
+from psyfast.ops import cpu, native, reference_head
 from psyfast.ops.records import HeadScores, HeadWeights, Lane, Norm
 from psyfast.ops.reference import rms_norm
 
@@ -274,7 +274,7 @@ def test_minus_infinite_logits_count_as_impossible(level: Level, lane: Lane) -> 
 def test_exp_and_tanh_keep_their_error_bounds(level: Level) -> None:
     x = torch.cat([-torch.rand(1 << 16) * 88, -torch.rand(1 << 16), torch.zeros(16)]).contiguous()
     out = torch.empty_like(x)
-    cpu._load().exp_nonpositive(level.isa, x.data_ptr(), out.data_ptr(), x.numel())
+    native.load().exp_nonpositive(level.isa, x.data_ptr(), out.data_ptr(), x.numel())
     exact = x.double().exp()
     kept = x >= -87.33
     assert ((out - exact) / exact)[kept].abs().max() < 2e-7
@@ -282,12 +282,12 @@ def test_exp_and_tanh_keep_their_error_bounds(level: Level) -> None:
     assert (out[-16:] == 1).all()
     x = torch.cat([torch.randn(1 << 16) * 4, torch.randn(1 << 16) * 1e-3, torch.tensor([math.inf, -math.inf] * 8)])
     out = torch.empty_like(x)
-    cpu._load().tanh_any(level.isa, x.data_ptr(), out.data_ptr(), x.numel())
+    native.load().tanh_any(level.isa, x.data_ptr(), out.data_ptr(), x.numel())
     exact = x.double().tanh()
     assert ((out - exact) / exact).nan_to_num().abs().max() < 3e-7
     special = torch.tensor([math.nan, -math.inf, -1e30, -88.0] * 4)
     out = torch.empty(16)
-    cpu._load().exp_nonpositive(level.isa, special.data_ptr(), out.data_ptr(), 16)
+    native.load().exp_nonpositive(level.isa, special.data_ptr(), out.data_ptr(), 16)
     assert out[:4].isnan().tolist() == [True, False, False, False]
     assert (out[1:4] == 0).all()
 
@@ -336,7 +336,7 @@ def test_bad_heads(head: HeadWeights, message: str) -> None:
 
 MEMORY_PROGRAM = """
 import resource, torch
-from psyfast.ops import cpu
+from psyfast.ops import cpu, native
 from psyfast.ops.records import HeadWeights, Lane, Norm
 num_rows, vocab, hidden = 8192, 60_000, 8
 packed = cpu.pack_head(HeadWeights(Norm(torch.ones(hidden), 1e-6), torch.randn(vocab, hidden)), Lane.FP32)

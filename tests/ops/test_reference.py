@@ -78,7 +78,7 @@ def test_attention_is_the_textbooks(params):
     num_tokens = len(batch.token_ids_T)
     q, k, v = torch.randn(num_tokens, H, E), torch.randn(num_tokens, K, E), torch.randn(num_tokens, K, E)
     pages = pages_of(batch)
-    for buffer, values in ((pages.k_PSKE, k), (pages.v_PSKE, v)):
+    for buffer, values in ((pages.k, k), (pages.v, v)):
         flat = buffer.view(-1, K, E)
         flat[pages.slots_T] = values
         flat[pages.copy_to] = flat[pages.copy_from]
@@ -138,7 +138,7 @@ def test_attn_in_writes_keys_and_values_and_the_heads_of_forked_pages():
     assert (q.flatten(1) - fused[:, : H * E]).abs().max() < 1e-4
     for row, past in enumerate(pasts(batch)):
         assert past[-1] == row
-    keys = pages.k_PSKE.view(-1, K * E)
+    keys = pages.k.view(-1, K * E)
     assert (keys[pages.slots_T] - fused[:, H * E : (H + K) * E]).abs().max() < 1e-4
     assert torch.equal(keys[pages.copy_to], keys[pages.copy_from])
 
