@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "exports.h"
 #include "isa.h"
 #include "linear_nll.h"
 #include "pack.h"
@@ -15,12 +16,6 @@
 namespace py = pybind11;
 
 namespace psyfast {
-namespace {
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 Element element_of(const std::string& name) {
   if (name == "fp32") return Element::kFp32;
@@ -29,6 +24,8 @@ Element element_of(const std::string& name) {
 }
 
 Isa isa_of(const std::string& name) { return name.empty() ? selected_isa() : parse_isa(name); }
+
+namespace {
 
 std::vector<std::string> names_of(const std::vector<Isa>& isas) {
   std::vector<std::string> names;
@@ -114,6 +111,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("compiled_isas", [] { return names_of(compiled_isas()); });
   export_pack(m);
   export_linear_nll(m);
+  export_attention(m);
   m.def("exp_nonpositive", [](const std::string& isa, uintptr_t x, uintptr_t out, int64_t count) {
     evaluate(&LinearNllKernels::exp_nonpositive, isa, x, out, count);
   });

@@ -1,13 +1,14 @@
-// The packed pages of one layer's keys and values: what attn_in writes and attention multiplies. Plain data only:
-// read by translation units built with different -m flags.
+// The packed pages of one layer's keys and values: what attn_in writes and attention multiplies. Plain data
+// only: read by translation units built with different -m flags.
 //
 // A page holds kPageSlots positions. Both operands are panels of 64 columns as weights are:
 //
 //   K of a page and head:  [steps of E][64 slots]             q · K   is a product over E, a column a key
-//   V of a page and head:  [ceil(E / 64)][steps of slots][64] p · V   is a product over keys, a column a dimension
+//   V of a page and head:  [ceil(E / 64)][steps of slots][64] p · V   is a product over keys, a column a
+//   dimension
 //
-// A step is one fp32 number (lane fp32) or a pair of bf16 along the inner dimension, the even one low (lane bf16).
-// Pages are ordered [page][kv head]. Slots without a token and columns behind E hold zeros.
+// A step is one fp32 number (lane fp32) or a pair of bf16 along the inner dimension, the even one low (lane
+// bf16). Pages are ordered [page][kv head]. Slots without a token and columns behind E hold zeros.
 #pragma once
 
 #include <stdint.h>

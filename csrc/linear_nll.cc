@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "levels.h"
 #include "norm_rows.h"
 
@@ -82,16 +82,6 @@ void check_ids(const LinearNllArgs& args) {
     }
   }
 }
-
-template <class T>
-struct Buffer {  // uninitialised, on a cache line
-  explicit Buffer(int64_t count) : memory(new char[static_cast<size_t>(count) * sizeof(T) + 64]) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(memory.get());
-    data = reinterpret_cast<T*>(memory.get() + (64 - address % 64) % 64);
-  }
-  std::unique_ptr<char[]> memory;
-  T* data;
-};
 
 // Buffers of a call, enough for one wave.
 struct Wave {

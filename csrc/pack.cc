@@ -77,4 +77,17 @@ void pack_panels(const void* weights, Element source, int64_t num_columns, int64
   }
 }
 
+KvPages kv_pages(uint32_t* k, uint32_t* v, int64_t num_pages, int64_t num_kv_heads, int64_t head_dim,
+                 Element lane) {
+  const bool fp32 = lane == Element::kFp32;
+  return {k,
+          v,
+          num_pages,
+          num_kv_heads,
+          head_dim,
+          fp32 ? head_dim : (head_dim + 1) / 2,
+          (head_dim + kPanelColumns - 1) / kPanelColumns,
+          fp32 ? kPageSlots : kPageSlots / 2};
+}
+
 }  // namespace psyfast

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kv_pages.h"
+
 namespace psyfast {
 
 enum class Element { kFp32, kBf16 };
@@ -15,5 +17,9 @@ int64_t packed_words(int64_t num_columns, int64_t inner, Element lane);
 // for null pointers and sizes that are not positive.
 void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
                  uint32_t* packed, int num_threads);
+
+// The pages of a layer with the sizes that follow from the lane.
+KvPages kv_pages(uint32_t* k, uint32_t* v, int64_t num_pages, int64_t num_kv_heads, int64_t head_dim,
+                 Element lane);
 
 }  // namespace psyfast

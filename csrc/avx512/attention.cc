@@ -1,0 +1,17 @@
+#include <immintrin.h>
+
+#include "attention_kernels.h"
+
+namespace psyfast {
+namespace avx512 {
+// clang-format off: the body needs what comes before it
+#include "avx512/vec.inc"
+#include "avx512/bf16_widened.inc"
+#include "product_body.inc"
+#include "functions_body.inc"
+#include "avx512/exp2_table.inc"
+// clang-format on
+
+#include "attention_body.inc"
+}  // namespace avx512
+}  // namespace psyfast
