@@ -6,17 +6,17 @@
 #ifdef PSY_HAVE_AVX2
 #define PSY_AVX2_TABLE(table) &avx2::table
 #else
-#define PSY_AVX2_TABLE(table) nullptr
+#define PSY_AVX2_TABLE(table) static_cast<decltype(&portable::table)>(nullptr)
 #endif
 #ifdef PSY_HAVE_AVX512
 #define PSY_AVX512_TABLE(table) &avx512::table
 #else
-#define PSY_AVX512_TABLE(table) nullptr
+#define PSY_AVX512_TABLE(table) static_cast<decltype(&portable::table)>(nullptr)
 #endif
 #ifdef PSY_HAVE_AVX512_BF16
 #define PSY_AVX512_BF16_TABLE(table) &avx512_bf16::table
 #else
-#define PSY_AVX512_BF16_TABLE(table) nullptr
+#define PSY_AVX512_BF16_TABLE(table) static_cast<decltype(&portable::table)>(nullptr)
 #endif
 
 // The table of a level; throws std::invalid_argument where the machine or the build lacks it.

@@ -6,3 +6,21 @@
 #define SIMDE_NO_NATIVE
 #include <simde/x86/avx512.h>
 #include <simde/x86/fma.h>
+
+// SIMDe lacks vcvtne2ps2bf16: round to nearest even, a NaN stays one; the first operand gives the upper half.
+static inline unsigned short psy_bf16_from_float(float value) {
+  unsigned bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return (unsigned short)((bits >> 16) | 0x40u);
+  return (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+static inline simde__m512bh _mm512_cvtne2ps_pbh(simde__m512 high, simde__m512 low) {
+  float values[32];
+  unsigned short halves[32];
+  __builtin_memcpy(values, &low, sizeof low);
+  __builtin_memcpy(values + 16, &high, sizeof high);
+  for (int i = 0; i < 32; ++i) halves[i] = psy_bf16_from_float(values[i]);
+  simde__m512bh pairs;
+  __builtin_memcpy(&pairs, halves, sizeof pairs);
+  return pairs;
+}
