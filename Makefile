@@ -7,7 +7,7 @@ DEMO := demo
 export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.cc tests/native/*.cc tests/native/*/*.h)
 
-.PHONY: demo test lint format parity bench sanitize clean
+.PHONY: demo test lint format parity bench sanitize race clean
 
 demo: $(VENV)/demo.stamp
 	@rm -rf $(DEMO)/run
@@ -40,7 +40,15 @@ sanitize: $(VENV)/build.stamp
 	cmake -S . -B build/sanitize -G Ninja -DPSY_PYTHON=OFF -DPSY_NATIVE_TESTS=ON -DPSY_WERROR=ON \
 	  -DPSY_SANITIZE=address,undefined
 	cmake --build build/sanitize
-	build/sanitize/linear_nll_test
+	ctest --test-dir build/sanitize --output-on-failure
+
+# The same under ThreadSanitizer: with clang, whose OpenMP tells it what its threads wait for (Debian: clang,
+# libomp-dev).
+race: $(VENV)/build.stamp
+	cmake -S . -B build/race -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DPSY_PYTHON=OFF -DPSY_NATIVE_TESTS=ON \
+	  -DPSY_SANITIZE=thread
+	cmake --build build/race
+	TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" ctest --test-dir build/race --output-on-failure
 
 clean:
 	rm -rf build *.egg-info psyfast/_native*.so $(DEMO)
