@@ -18,6 +18,12 @@ int64_t packed_words(int64_t num_columns, int64_t inner, Element lane);
 void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
                  uint32_t* packed, int num_threads);
 
+// Likewise for columns in an order of its own: packed column c is row row_of_column[c] of weights
+// [num_rows, inner], or zeros where that is -1. Throws std::invalid_argument for other numbers as well.
+void pack_columns(const void* weights, Element source, int64_t num_rows, int64_t inner,
+                  const int64_t* row_of_column, int64_t num_columns, Element lane, uint32_t* packed,
+                  int num_threads);
+
 // The pages of a layer with the sizes that follow from the lane.
 KvPages kv_pages(uint32_t* k, uint32_t* v, int64_t num_pages, int64_t num_kv_heads, int64_t head_dim,
                  Element lane);

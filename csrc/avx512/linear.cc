@@ -1,0 +1,24 @@
+#include <immintrin.h>
+
+#include "linear_kernels.h"
+
+namespace psyfast {
+namespace avx512 {
+// clang-format off: each needs what comes before it
+#include "avx512/vec.inc"
+#include "avx512/bf16_widened.inc"
+#include "product_body.inc"
+#include "avx512/convert.inc"
+#include "avx512/narrow.inc"
+#include "functions_body.inc"
+#include "avx512/exp2_table.inc"
+#include "rows_body.inc"
+#include "attn_in_body.inc"
+#include "attn_out_body.inc"
+#include "mlp_body.inc"
+// clang-format on
+
+extern const LinearKernels kLinear;
+const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, activate};
+}  // namespace avx512
+}  // namespace psyfast

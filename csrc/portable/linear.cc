@@ -1,0 +1,20 @@
+#include "linear_kernels.h"
+
+namespace psyfast {
+namespace portable {
+// clang-format off: each needs what comes before it
+#include "portable/vec.inc"
+#include "product_body.inc"
+#include "portable/convert.inc"
+#include "functions_body.inc"
+#include "exp2_polynomial.inc"
+#include "rows_body.inc"
+#include "attn_in_body.inc"
+#include "attn_out_body.inc"
+#include "mlp_body.inc"
+// clang-format on
+
+extern const LinearKernels kLinear;
+const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, activate};
+}  // namespace portable
+}  // namespace psyfast
