@@ -6,6 +6,7 @@ K and V live for one layer at a time, in pages that every layer writes anew, so 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -37,17 +38,26 @@ class WeightSource(Protocol):
 
 
 class Engine:
-    """A model ready to run batches: its traits, weights and resolved operators (the LM head packed once)."""
+    """A model ready to run batches: its traits, weights and resolved operators, the layers and the LM head prepared once.
 
-    def __init__(self, traits: Traits, weights: WeightSource, operators: Operators) -> None:
+    sparse=False computes every row of the last layer and of the LM head, whether it is wanted or not: the same results
+    for more work, for comparison.
+    """
+
+    def __init__(self, traits: Traits, weights: WeightSource, operators: Operators, *, sparse: bool = True) -> None:
         self.traits = traits
         self.operators = operators
+        self.sparse = sparse
         self._weights = weights
+        self._layers = tuple(operators.prepare_layer(weights.layer(i)) for i in range(traits.num_layers))
         self._linear_nll = operators.make_linear_nll(weights.head())
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> HeadScores:
         """Score a batch's entries; `on_layer(i)` is called after layer i (for progress)."""
+        num_entries = len(batch.rows_N)
+        if not self.sparse:
+            batch = with_every_row(batch)
         device = self.operators.device
         x_TD = self._weights.embed(torch.from_numpy(batch.token_ids_T).to(device))
         rows_N, row_of_entry = torch.from_numpy(batch.rows_N).to(device).unique(return_inverse=True)
@@ -56,12 +66,24 @@ class Engine:
             last = self.traits.num_layers - 1
             for layer_idx in range(self.traits.num_layers):
                 # Nothing depends on the last layer's other rows: only their keys and values are needed.
-                wanted = rows_N if layer_idx == last else None
-                x_TD = run_layer(x_TD, pages, self._weights.layer(layer_idx), self.operators, wanted)
+                wanted = rows_N if layer_idx == last and self.sparse else None
+                x_TD = run_layer(x_TD, pages, self._layers[layer_idx], self.operators, wanted)
                 if on_layer is not None:
                     on_layer(layer_idx)
         x_ND = x_TD[row_of_entry].contiguous()
-        return self._linear_nll(x_ND, torch.from_numpy(batch.target_N), torch.from_numpy(batch.option_ids_NK))
+        scores = self._linear_nll(x_ND, torch.from_numpy(batch.target_N), torch.from_numpy(batch.option_ids_NK))
+        return scores if self.sparse else scores.first(num_entries)
+
+
+def with_every_row(batch: Batch) -> Batch:
+    """The batch with an entry more for every token that has none (target 0, no options), after its own."""
+    others = np.setdiff1d(np.arange(len(batch.token_ids_T)), batch.rows_N)
+    return replace(
+        batch,
+        rows_N=np.concatenate([batch.rows_N, others]),
+        target_N=np.concatenate([batch.target_N, np.zeros_like(others)]),
+        option_ids_NK=np.pad(batch.option_ids_NK, ((0, len(others)), (0, 0)), constant_values=-1),
+    )
 
 
 def bytes_a_slot(traits: Traits) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from psyfast.ops.records import LayerWeights, Pages
+from psyfast.ops.records import Pages, PreparedLayer
 from psyfast.ops.registry import Operators
 
 
 def run_layer(
-    x_TD: Tensor, pages: Pages, weights: LayerWeights, ops: Operators, rows_N: Tensor | None = None
+    x_TD: Tensor, pages: Pages, weights: PreparedLayer, ops: Operators, rows_N: Tensor | None = None
 ) -> Tensor:
     """x_TD after one layer, in place; the pages hold this layer's K and V afterwards.
 

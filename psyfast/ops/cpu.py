@@ -41,6 +41,13 @@ def available_isas() -> list[str]:
     return list(native.load().available_isas())
 
 
+def checked_isa(name: str) -> str:
+    """The name of an ISA level that runs here; BackendError for any other."""
+    if name not in available_isas():
+        raise BackendError(f"ISA level '{name}' cannot run here; choose one of {', '.join(available_isas())}")
+    return name
+
+
 def pack_head(head: HeadWeights, lane: Lane) -> PackedHead:
     """Packs an LM head once for all later calls; weights are fp32 or bf16 [V, D] on the CPU, for either lane.
 

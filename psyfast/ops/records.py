@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,6 +121,16 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
+class PreparedLayer:
+    """A layer's weights in the form that a backend's operators take: as they are, or packed."""
+
+    attn_in: Any
+    attention: AttentionParams
+    attn_out: Any
+    mlp: Any
+
+
+@dataclass(frozen=True)
 class Pages:
     """K and V of one layer for a whole batch, with the CSR tables (see psyfast.plan.pages), on the device.
 
@@ -176,3 +187,13 @@ class HeadScores:
     rank_N: Tensor
     entropy_N: Tensor
     option_nll_NK: Tensor
+
+    def first(self, count: int) -> HeadScores:
+        """Those of the first rows alone."""
+        return HeadScores(
+            self.nll_N[:count],
+            self.argmax_N[:count],
+            self.rank_N[:count],
+            self.entropy_N[:count],
+            self.option_nll_NK[:count],
+        )

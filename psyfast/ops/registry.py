@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psyfast.errors import BackendError
 from psyfast.ops import reference, reference_head
-from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights
+from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
 OPERATORS = ("attn_in", "attention", "attn_out", "mlp", "linear_nll")
@@ -39,7 +39,7 @@ class Operators:
     attn_out: Callable[..., None]
     mlp: Callable[..., None]
     make_linear_nll: Callable[[HeadWeights], LinearNll]
-    prepare_layer: Callable[[LayerWeights], LayerWeights]
+    prepare_layer: Callable[[LayerWeights], PreparedLayer]
     allocate_kv: Callable[[int, int, int, int], tuple[Tensor, Tensor]]
     lane: Lane
     device: torch.device
@@ -47,11 +47,19 @@ class Operators:
     isa: str | None
 
 
-def resolve(backend: str = "auto", device: str = "cpu", lane: Lane = Lane.BF16) -> Operators:
+def resolve(
+    backend: str = "auto",
+    device: str = "cpu",
+    lane: Lane = Lane.BF16,
+    *,
+    isa: str | None = None,
+    join_segments: bool = True,
+) -> Operators:
     """Choose a backend for every operator.
 
-    `auto` and `cpu` take native operators where there are some. Raises BackendError for a name, device or
-    environment variable that does not fit.
+    `auto` and `cpu` take native operators where there are some. isa: the level they run at (default: the highest, or
+    the forced one). join_segments=False keeps the rows of short segments apart in attention: the same bits, slower.
+    Raises BackendError for a name, device, level or environment variable that does not fit.
     """
     backend = _forced(backend)
     if backend not in BACKENDS:
@@ -61,7 +69,9 @@ def resolve(backend: str = "auto", device: str = "cpu", lane: Lane = Lane.BF16) 
     if backend == "cpu" and where.type != "cpu":
         raise BackendError(f"backend 'cpu' cannot run on device '{device}': use --backend reference, or --device cpu")
     if backend == "cpu" or (backend == "auto" and where.type == "cpu"):
-        return _with_native(chosen)
+        return _with_native(chosen, isa, join_segments)
+    if isa is not None:
+        raise BackendError(f"ISA level '{isa}' was asked for, but no native operator is in use; leave it out")
     return chosen
 
 
@@ -100,7 +110,7 @@ def _reference(lane: Lane, device: torch.device) -> Operators:
         attn_out=reference.attn_out,
         mlp=reference.mlp,
         make_linear_nll=make_linear_nll,
-        prepare_layer=lambda layer: layer,
+        prepare_layer=lambda layer: PreparedLayer(layer.attn_in, layer.attention, layer.attn_out, layer.mlp),
         allocate_kv=partial(reference.allocate_kv, lane=lane, device=device),
         lane=lane,
         device=device,
@@ -115,22 +125,40 @@ def _reference_linear_nll(
     return reference_head.linear_nll(x_ND, head, target_N, option_ids_NK, lane=lane)
 
 
-def _with_native(operators: Operators) -> Operators:
-    from psyfast.ops import cpu
+def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bool) -> Operators:
+    from psyfast.ops import cpu, cpu_attention, cpu_linear
+
+    lane = operators.lane
+    isa = cpu.isa_name() if wanted_isa is None else cpu.checked_isa(wanted_isa)
 
     def make_linear_nll(head: HeadWeights) -> LinearNll:
-        packed = cpu.pack_head(head, operators.lane)
+        packed = cpu.pack_head(head, lane)
 
         def linear_nll(x_ND: Tensor, target_N: Tensor, option_ids_NK: Tensor) -> HeadScores:
-            return cpu.linear_nll(x_ND, packed, target_N, option_ids_NK)
+            return cpu.linear_nll(x_ND, packed, target_N, option_ids_NK, isa=isa)
 
         return linear_nll
 
-    return replace(
-        operators,
+    def prepare_layer(layer: LayerWeights) -> PreparedLayer:
+        return PreparedLayer(
+            attn_in=cpu_linear.prepare_attn_in(layer.attn_in, lane),
+            attention=layer.attention,
+            attn_out=cpu_linear.prepare_attn_out(layer.attn_out, lane),
+            mlp=cpu_linear.prepare_mlp(layer.mlp, lane),
+        )
+
+    return Operators(
+        attn_in=partial(cpu_linear.attn_in, isa=isa),
+        attention=partial(cpu_attention.attention, isa=isa, join_segments=join_segments),
+        attn_out=partial(cpu_linear.attn_out, isa=isa),
+        mlp=partial(cpu_linear.mlp, isa=isa),
         make_linear_nll=make_linear_nll,
-        backend_of={**operators.backend_of, "linear_nll": "cpu"},
-        isa=cpu.isa_name(),
+        prepare_layer=prepare_layer,
+        allocate_kv=partial(cpu_attention.allocate_kv, lane=lane),
+        lane=lane,
+        device=operators.device,
+        backend_of=dict.fromkeys(OPERATORS, "cpu"),
+        isa=isa,
     )
 
 

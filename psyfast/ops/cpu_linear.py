@@ -1,0 +1,324 @@
+"""Native attn_in, attn_out and mlp: weights packed once, checks at the boundary, one call of psyfast._native each.
+
+Letters: T tokens, N rows whose queries are wanted, D hidden, H query heads, K kv heads, E head size, F feed-forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from psyfast.errors import BackendError
+from psyfast.ops import native
+from psyfast.ops.cpu_attention import OPERAND, PANEL_COLUMNS, page_shapes
+from psyfast.ops.native import ELEMENT, check, guarded
+from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, MlpWeights, Norm, Pages, Rope
+
+
+@dataclass(frozen=True)
+class PackedNorm:
+    """A norm's factors, unit offset included, with zeros behind them for whole vectors."""
+
+    scale: Tensor | None
+    eps: float = 0.0
+
+    @property
+    def address(self) -> int:
+        """Of the factors; 0 where there is no norm."""
+        return 0 if self.scale is None else self.scale.data_ptr()
+
+
+@dataclass(frozen=True)
+class PackedAttnIn:
+    """`attn_in`'s weights: panels of the heads of q, then k, then v, each head padded to whole panels."""
+
+    lane: Lane
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm: PackedNorm
+    panels: Tensor
+    bias: Tensor
+    q_norm: PackedNorm
+    k_norm: PackedNorm
+    rope: Rope | None
+
+
+@dataclass(frozen=True)
+class PackedAttnOut:
+    """`attn_out`'s weights: panels of [D, H·E]."""
+
+    lane: Lane
+    hidden_size: int
+    width: int
+    panels: Tensor
+    bias: Tensor | None
+    post_norm: PackedNorm
+
+
+@dataclass(frozen=True)
+class PackedMlp:
+    """`mlp`'s weights: panels of 32 columns of the gate and the same 32 of up in turn, and of the down projection."""
+
+    lane: Lane
+    hidden_size: int
+    feed_forward: int
+    norm: PackedNorm
+    gate_up: Tensor
+    down: Tensor
+    activation: str
+    post_norm: PackedNorm
+
+
+def prepare_attn_in(weights: AttnInWeights, lane: Lane) -> PackedAttnIn:
+    """Packs the projection once for all later calls. Raises BackendError for weights that do not fit together."""
+    H, K, E = weights.num_heads, weights.num_kv_heads, weights.head_dim
+    num_heads = H + 2 * K
+    D = weights.qkv_proj.shape[-1]
+    _check_matrix("qkv_proj", weights.qkv_proj, num_heads * E, D)
+    padded = -(-E // PANEL_COLUMNS) * PANEL_COLUMNS
+    columns = torch.full((num_heads, padded), -1, dtype=torch.int64)
+    columns[:, :E] = torch.arange(num_heads * E).view(num_heads, E)
+    bias = torch.zeros(num_heads, padded)
+    if weights.bias is not None:
+        if weights.bias.shape != (num_heads * E,):
+            raise BackendError(
+                f"bias has shape {list(weights.bias.shape)}, expected [{num_heads * E}]; check the weights"
+            )
+        bias[:, :E] = weights.bias.float().view(num_heads, E)
+    return PackedAttnIn(
+        lane=lane,
+        hidden_size=D,
+        num_heads=H,
+        num_kv_heads=K,
+        head_dim=E,
+        norm=_norm("norm weight", weights.norm, D),
+        panels=_pack(weights.qkv_proj, columns.flatten(), lane),
+        bias=_padded(bias.flatten(), bias.numel()),
+        q_norm=_norm("q_norm weight", weights.q_norm, E, padded),
+        k_norm=_norm("k_norm weight", weights.k_norm, E, padded),
+        rope=weights.rope,
+    )
+
+
+def prepare_attn_out(weights: AttnOutWeights, lane: Lane) -> PackedAttnOut:
+    """Packs the output projection. Raises BackendError for weights that do not fit together."""
+    D, width = weights.o_proj.shape
+    _check_matrix("o_proj", weights.o_proj, D, width)
+    if weights.bias is not None and weights.bias.shape != (D,):
+        raise BackendError(f"bias has shape {list(weights.bias.shape)}, expected [{D}]; check the weights")
+    whole = -(-D // PANEL_COLUMNS) * PANEL_COLUMNS
+    return PackedAttnOut(
+        lane=lane,
+        hidden_size=D,
+        width=width,
+        panels=_pack(weights.o_proj, torch.arange(D), lane),
+        bias=None if weights.bias is None else _padded(weights.bias.float(), whole),
+        post_norm=_norm("post_norm weight", weights.post_norm, D),
+    )
+
+
+def prepare_mlp(weights: MlpWeights, lane: Lane) -> PackedMlp:
+    """Packs the three projections. Raises BackendError for weights that do not fit together."""
+    D, F = weights.down_proj.shape
+    _check_matrix("gate_up_proj", weights.gate_up_proj, 2 * F, D)
+    _check_matrix("down_proj", weights.down_proj, D, F)
+    gated = int(native.load().GATED_COLUMNS)
+    num_panels = -(-F // gated)
+    gate = torch.full((num_panels * gated,), -1, dtype=torch.int64)
+    gate[:F] = torch.arange(F)
+    up = torch.where(gate >= 0, gate + F, gate)
+    columns = torch.stack([gate.view(num_panels, gated), up.view(num_panels, gated)], dim=1)
+    return PackedMlp(
+        lane=lane,
+        hidden_size=D,
+        feed_forward=F,
+        norm=_norm("norm weight", weights.norm, D),
+        gate_up=_pack(weights.gate_up_proj, columns.flatten(), lane),
+        down=_pack(weights.down_proj, torch.arange(D), lane),
+        activation=weights.activation,
+        post_norm=_norm("post_norm weight", weights.post_norm, D),
+    )
+
+
+def attn_in(
+    x_TD: Tensor,
+    pages: Pages,
+    weights: PackedAttnIn,
+    *,
+    lane: Lane,
+    rows_N: Tensor | None = None,
+    num_threads: int | None = None,
+    isa: str | None = None,
+) -> Tensor:
+    """Writes K and V of all tokens into the packed pages, copies forked pages' heads, and returns q in the lane's type.
+
+    q is [T, H, E], or [N, H, E] of the ascending tokens rows_N. A row's bits depend on the row, its position, the
+    weights and the ISA level alone. Raises BackendError for bad arguments.
+    """
+    _check_lane(lane, weights.lane)
+    T, H, E = x_TD.shape[0], weights.num_heads, weights.head_dim
+    check("x", x_TD, torch.float32, (None, weights.hidden_size))
+    k_shape, v_shape = page_shapes(weights.num_kv_heads, E, lane)
+    check("pages of K", pages.k, torch.int32, (None, *k_shape))
+    check("pages of V", pages.v, torch.int32, (pages.k.shape[0], *v_shape))
+    check("positions", pages.positions_T, torch.int64, (T,))
+    check("slots", pages.slots_T, torch.int64, (T,))
+    check("copy runs", pages.copy_runs_R4, torch.int64, (None, 4))
+    if rows_N is not None:
+        check("rows", rows_N, torch.int64, (None,))
+    num_rows = T if rows_N is None else len(rows_N)
+    q = torch.empty(num_rows, H, E, dtype=OPERAND[lane])
+    cos = sin = None
+    if weights.rope is not None:
+        cos, sin = pages.rope_tables.cos_sin(weights.rope)
+    module = native.load()
+    guarded(
+        lambda: module.attn_in(
+            x=x_TD.data_ptr(),
+            num_tokens=T,
+            hidden=weights.hidden_size,
+            norm=weights.norm.address,
+            eps=weights.norm.eps,
+            panels=weights.panels.data_ptr(),
+            lane=lane.value,
+            bias=weights.bias.data_ptr(),
+            q_norm=weights.q_norm.address,
+            q_eps=weights.q_norm.eps,
+            k_norm=weights.k_norm.address,
+            k_eps=weights.k_norm.eps,
+            cos=0 if cos is None else cos.data_ptr(),
+            sin=0 if sin is None else sin.data_ptr(),
+            num_positions=0 if cos is None else cos.shape[0],
+            num_pairs=0 if cos is None else cos.shape[1],
+            num_heads=H,
+            k=pages.k.data_ptr(),
+            v=pages.v.data_ptr(),
+            num_pages=pages.k.shape[0],
+            num_kv_heads=weights.num_kv_heads,
+            head_dim=E,
+            position=pages.positions_T.data_ptr(),
+            slot=pages.slots_T.data_ptr(),
+            copy_run=pages.copy_runs_R4.data_ptr(),
+            num_copy_runs=pages.copy_runs_R4.shape[0],
+            row=0 if rows_N is None else rows_N.data_ptr(),
+            num_rows=num_rows,
+            q=q.data_ptr(),
+            num_threads=_threads(num_threads),
+            isa=isa or "",
+        )
+    )
+    return q
+
+
+def attn_out(
+    o: Tensor,
+    x_TD: Tensor,
+    weights: PackedAttnOut,
+    *,
+    lane: Lane,
+    num_threads: int | None = None,
+    isa: str | None = None,
+) -> None:
+    """X += post_norm(o · o_projᵀ + bias), in place; o: [T, H·E] in the lane's type. Raises BackendError."""
+    _check_lane(lane, weights.lane)
+    check("x", x_TD, torch.float32, (None, weights.hidden_size))
+    check("o", o, OPERAND[lane], (x_TD.shape[0], weights.width))
+    module = native.load()
+    guarded(
+        lambda: module.attn_out(
+            o=o.data_ptr(),
+            num_tokens=x_TD.shape[0],
+            width=weights.width,
+            panels=weights.panels.data_ptr(),
+            lane=lane.value,
+            bias=0 if weights.bias is None else weights.bias.data_ptr(),
+            post_norm=weights.post_norm.address,
+            post_eps=weights.post_norm.eps,
+            x=x_TD.data_ptr(),
+            hidden=weights.hidden_size,
+            num_threads=_threads(num_threads),
+            isa=isa or "",
+        )
+    )
+
+
+def mlp(
+    x_TD: Tensor, weights: PackedMlp, *, lane: Lane, num_threads: int | None = None, isa: str | None = None
+) -> None:
+    """X += post_norm(down(act(gate) · up)), in place. Raises BackendError for bad arguments."""
+    _check_lane(lane, weights.lane)
+    check("x", x_TD, torch.float32, (None, weights.hidden_size))
+    module = native.load()
+    guarded(
+        lambda: module.mlp(
+            x=x_TD.data_ptr(),
+            num_tokens=x_TD.shape[0],
+            hidden=weights.hidden_size,
+            norm=weights.norm.address,
+            eps=weights.norm.eps,
+            gate_up=weights.gate_up.data_ptr(),
+            down=weights.down.data_ptr(),
+            lane=lane.value,
+            feed_forward=weights.feed_forward,
+            activation=weights.activation,
+            post_norm=weights.post_norm.address,
+            post_eps=weights.post_norm.eps,
+            num_threads=_threads(num_threads),
+            isa=isa or "",
+        )
+    )
+
+
+def _threads(num_threads: int | None) -> int:
+    return torch.get_num_threads() if num_threads is None else num_threads
+
+
+def _check_lane(lane: Lane, packed: Lane) -> None:
+    if lane is not packed:
+        raise BackendError(f"weights are packed for lane {packed.value}, but lane is {lane.value}; prepare them for it")
+
+
+def _check_matrix(name: str, weight: Tensor, num_rows: int, inner: int) -> None:
+    if weight.dtype not in ELEMENT:
+        raise BackendError(f"{name} is {weight.dtype}, expected torch.float32 or torch.bfloat16; convert it")
+    check(name, weight, weight.dtype, (num_rows, inner))
+
+
+def _padded(values: Tensor, size: int) -> Tensor:
+    """Fp32 values with zeros up to `size`, and a vector's more."""
+    out = torch.zeros(size + int(native.load().VECTOR_PADDING))
+    out[: len(values)] = values
+    return out
+
+
+def _norm(name: str, norm: Norm | None, size: int, padded: int | None = None) -> PackedNorm:
+    if norm is None:
+        return PackedNorm(None)
+    if norm.weight_D.shape != (size,):
+        raise BackendError(f"{name} has shape {list(norm.weight_D.shape)}, expected [{size}]; check the weights")
+    return PackedNorm(_padded(norm.weight_D.float() + float(norm.unit_offset), padded or size), norm.eps)
+
+
+def _pack(weight: Tensor, row_of_column: Tensor, lane: Lane) -> Tensor:
+    """Panels of 64 columns, the columns being the weight's rows in an order of their own (−1: zeros)."""
+    module = native.load()
+    num_rows, inner = weight.shape
+    panels = torch.empty(module.packed_words(len(row_of_column), inner, lane.value), dtype=torch.int32)
+    guarded(
+        lambda: module.pack_columns(
+            weights=weight.data_ptr(),
+            source=ELEMENT[weight.dtype],
+            num_rows=num_rows,
+            inner=inner,
+            row_of_column=row_of_column.data_ptr(),
+            num_columns=len(row_of_column),
+            lane=lane.value,
+            packed=panels.data_ptr(),
+            num_threads=torch.get_num_threads(),
+        )
+    )
+    return panels
