@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo
 export PATH := $(abspath $(BIN)):$(PATH)
-SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.cc tests/native/*.cc tests/native/*/*.h)
+SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h)
 
 .PHONY: demo test lint format parity bench sanitize clean
 
@@ -41,6 +41,7 @@ sanitize: $(VENV)/build.stamp
 	  -DPSY_SANITIZE=address,undefined
 	cmake --build build/sanitize
 	build/sanitize/linear_nll_test
+	build/sanitize/forest_test
 
 clean:
 	rm -rf build *.egg-info psyfast/_native*.so $(DEMO)
