@@ -24,5 +24,6 @@ Element element_of(const std::string& name);
 Isa isa_of(const std::string& name);
 
 void export_attention(pybind11::module_& m);
+void export_forest(pybind11::module_& m);
 
 }  // namespace psyfast

@@ -16,7 +16,7 @@ from psyfast.data.encode import Encoded, ResponseTokens
 from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.responses import find_responses
 from psyfast.ops.records import HeadScores
-from psyfast.plan.batch import Branch, Request, ScoredTokens
+from psyfast.plan.records import Branch, Request, ScoredRuns, ScoredTokens
 
 
 def request_of(encoded: Encoded) -> Request:
@@ -70,7 +70,7 @@ class TranscriptScores:
 
     entries: EntryScores
     tokens: ScoredTokens
-    branches: tuple[ScoredTokens, ...]
+    branches: ScoredRuns
 
 
 def response_rows(
