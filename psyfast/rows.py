@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,25 @@ class EntryScores:
             entropy_N=scores.entropy_N.double().numpy(),
             option_nll_NK=scores.option_nll_NK.double().numpy(),
             target_N=target_N,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[EntryScores]) -> EntryScores:
+        """The scores of a plan's batches, entry after entry; a batch with fewer option columns gets NaN in the rest."""
+        if len(parts) == 1:
+            return parts[0]
+        width = max(part.option_nll_NK.shape[1] for part in parts)
+        padded = [
+            np.pad(part.option_nll_NK, ((0, 0), (0, width - part.option_nll_NK.shape[1])), constant_values=np.nan)
+            for part in parts
+        ]
+        return cls(
+            nll_N=np.concatenate([part.nll_N for part in parts]),
+            argmax_N=np.concatenate([part.argmax_N for part in parts]),
+            rank_N=np.concatenate([part.rank_N for part in parts]),
+            entropy_N=np.concatenate([part.entropy_N for part in parts]),
+            option_nll_NK=np.concatenate(padded),
+            target_N=np.concatenate([part.target_N for part in parts]),
         )
 
     def token_nlls(self, tokens: ScoredTokens) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from psyfast.plan.forest import IntArray
-from psyfast.plan.pages import PAGE_SLOTS, PageTables
+from psyfast.plan.pages import PageTables
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,6 @@ class Request:
     def num_tokens(self) -> int:
         """Tokens to compute where only a branch's first tokens are shared, with its own request."""
         return self.num_inputs + sum(branch.num_own_tokens for branch in self.branches)
-
-    def num_slots(self, *, share: bool = True) -> int:
-        """Page slots that the request takes at most, nothing shared with others: what a window's size counts."""
-        pages = -(-self.num_inputs // PAGE_SLOTS)
-        for branch in self.branches:
-            if branch.score_stop - 1 > branch.start:
-                first_page = branch.start // PAGE_SLOTS if share else 0
-                pages += (branch.score_stop - 2) // PAGE_SLOTS - first_page + 1
-        return pages * PAGE_SLOTS
 
     @property
     def _last_scored(self) -> int:
