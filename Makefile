@@ -34,6 +34,7 @@ parity: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/bench_linear_nll.py
+	$(BIN)/python bench/bench_plan.py
 
 # The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/build.stamp
