@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo
 export PATH := $(abspath $(BIN)):$(PATH)
-SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.cc tests/native/*.cc tests/native/*/*.h)
+SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h)
 
 .PHONY: demo test lint format parity bench sanitize race clean
 
@@ -34,6 +34,7 @@ parity: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/bench_linear_nll.py
+	$(BIN)/python bench/bench_plan.py
 
 # The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/build.stamp

@@ -25,5 +25,6 @@ Isa isa_of(const std::string& name);
 
 void export_attention(pybind11::module_& m);
 void export_linear(pybind11::module_& m);
+void export_forest(pybind11::module_& m);
 
 }  // namespace psyfast

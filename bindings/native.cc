@@ -104,7 +104,7 @@ void evaluate(Curve LinearNllKernels::* curve, const std::string& isa, uintptr_t
 
 PYBIND11_MODULE(_native, m) {
   using namespace psyfast;
-  m.doc() = "psyfast's CPU operators; called by psyfast.ops.cpu";
+  m.doc() = "psyfast's CPU operators; called by psyfast.ops.cpu; and its planner, called by psyfast.plan";
   m.attr("MAX_OPTIONS") = kMaxOptions;
   m.def("isa_name", [] { return std::string(isa_name(selected_isa())); });
   m.def("available_isas", [] { return names_of(available_isas()); });
@@ -113,6 +113,7 @@ PYBIND11_MODULE(_native, m) {
   export_linear_nll(m);
   export_attention(m);
   export_linear(m);
+  export_forest(m);
   m.def("exp_nonpositive", [](const std::string& isa, uintptr_t x, uintptr_t out, int64_t count) {
     evaluate(&LinearNllKernels::exp_nonpositive, isa, x, out, count);
   });

@@ -45,5 +45,11 @@ class BackendError(PsyfastError):
     exit_code = 2
 
 
+class RequestError(PsyfastError):
+    """Token ids, positions or branches that cannot be scored as they stand; the message names the request."""
+
+    exit_code = 2
+
+
 class RunInterruptedError(PsyfastError):
     """A run that was asked to stop and did, after the part at hand; the message says how to go on."""

@@ -25,8 +25,8 @@ from psyfast.model.load.locate import Located
 from psyfast.model.load.model import LoadedModel, file_hashes, load_model
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.ops.registry import Operators
-from psyfast.plan.batch import Plan, Request, plan_batch
-from psyfast.plan.windows import window_slots, windows
+from psyfast.plan.records import Plan, Request
+from psyfast.plan.windows import Window, window_slots, windows
 from psyfast.report.progress import Meter, OnProgress
 from psyfast.rows import DIGEST_BYTES, EntryScores, TranscriptScores, request_of, response_rows, transcript_digest
 from psyfast.store.manifest import require_same_model
@@ -111,21 +111,17 @@ class ModelRun:
                 meter.skip(transcripts.skip_to(start))
                 pending = islice(transcripts, None if stop is None else stop - start)
                 stopwatch = _Stopwatch()
-                for works in windows(self._works(pending), self._cost, self.window_slots):
-                    stopwatch.lap("read_encode")
-                    self._score_window(condition, part_idx, start, works, stopwatch, meter)
-                    part_idx, start = part_idx + 1, start + len(works)
+                works = self._works(pending, stopwatch)
+                for window in windows(works, lambda work: work.request, self.window_slots, share=self.config.share):
+                    self._score_window(condition, part_idx, start, window, stopwatch, meter)
+                    part_idx, start = part_idx + 1, start + len(window.items)
                     if should_stop is not None and should_stop():
                         raise RunInterruptedError(
                             f"stopped after part {part_idx - 1} of model {self.model.model_id}; the same command with "
                             "--resume goes on from there"
                         )
-                    stopwatch = _Stopwatch()
 
-    def _cost(self, work: Work) -> int:
-        return work.request.num_slots(share=self.config.share)
-
-    def _works(self, transcripts: Iterator[Transcript]) -> Iterator[Work]:
+    def _works(self, transcripts: Iterator[Transcript], stopwatch: _Stopwatch) -> Iterator[Work]:
         kept, to_encode = tee(transcripts)
         encoded = encode_many(
             to_encode,
@@ -136,28 +132,37 @@ class ModelRun:
             num_workers=self.config.num_workers,
         )
         for transcript, one in zip(kept, encoded, strict=True):
-            yield Work(transcript, one, request_of(one))
+            work = Work(transcript, one, request_of(one))
+            stopwatch.lap("read_encode")
+            yield work
+            stopwatch.lap("plan")  # the window that took it in
 
     def _score_window(
-        self, condition: str, part_idx: int, start: int, works: list[Work], stopwatch: _Stopwatch, meter: Meter
+        self, condition: str, part_idx: int, start: int, window: Window[Work], stopwatch: _Stopwatch, meter: Meter
     ) -> None:
-        plan = plan_batch([work.request for work in works], share=self.config.share)
+        works, plan = window.items, window.plan()
         stopwatch.lap("plan")
         num_chars = sum(len(work.transcript.text) for work in works)
-        on_layer = meter.on_layer(num_chars, plan.num_request_tokens)
-        scores = self.engine.run(plan.batch, on_layer)
-        entries = EntryScores.of(scores, plan.batch.target_N)
+        entries = self._run_batches(plan, num_chars, meter)
         stopwatch.lap("engine")
         rows: list[dict[str, Any]] = []
         for work, tokens, branches in zip(works, plan.requests, plan.branches, strict=True):
             share = TranscriptScores(entries, tokens, branches)
             rows += response_rows(work.transcript, work.encoded, work.request, share, per_token=self.config.per_token)
         stopwatch.lap("rows")
-        record = _record(part_idx, start, works, plan, rows, stopwatch.seconds)
+        record = _record(part_idx, start, works, plan, rows, stopwatch.take())
         schema = responses_schema(per_token=self.config.per_token)
         self.run.write_part(self.model.model_id, condition, record, rows, schema)
+        stopwatch.skip()
         meter.finish(num_chars, plan.num_request_tokens)
-        log.info("part %d: %d transcripts, %s", part_idx, len(works), stopwatch.seconds)
+        log.info("part %d: %d transcripts, %s", part_idx, len(works), record.seconds)
+
+    def _run_batches(self, plan: Plan, num_chars: int, meter: Meter) -> EntryScores:
+        parts = []
+        for batch_idx, batch in enumerate(plan.batches):
+            on_layer = meter.on_layer(num_chars, plan.num_request_tokens, (batch_idx, len(plan.batches)))
+            parts.append(EntryScores.of(self.engine.run(batch, on_layer), batch.target_N))
+        return EntryScores.joined(parts)
 
 
 def gaps(finished: list[PartRecord]) -> Iterator[tuple[int, int, int | None]]:
@@ -182,8 +187,8 @@ def _record(
         transcript_start=start,
         transcript_stop=start + len(works),
         num_tokens=plan.num_request_tokens,
-        num_unique_tokens=len(plan.batch.token_ids_T),
-        num_scored_rows=len(np.unique(plan.batch.rows_N)),
+        num_unique_tokens=sum(len(batch.token_ids_T) for batch in plan.batches),
+        num_scored_rows=sum(len(np.unique(batch.rows_N)) for batch in plan.batches),
         num_responses=len(rows),
         flags=dict(flags),
         tokens_by_study=dict(tokens_by_study),
@@ -218,13 +223,22 @@ class _Checked(Iterator[Transcript]):
 
 
 class _Stopwatch:
-    """Seconds by stage since the last lap."""
+    """Seconds by stage, each from the lap before."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def take(self) -> dict[str, float]:
+        """The seconds so far; the sums begin anew."""
+        taken, self._seconds = self._seconds, {}
+        return taken
+
+    def skip(self) -> None:
+        """Leave out what went by since the last lap."""
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
         self._last = now

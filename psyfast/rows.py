@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from psyfast.data.encode import Encoded, ResponseTokens
 from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.responses import find_responses
 from psyfast.ops.records import HeadScores
-from psyfast.plan.batch import Branch, Request, ScoredTokens
+from psyfast.plan.records import Branch, Request, ScoredRuns, ScoredTokens
 
 
 def request_of(encoded: Encoded) -> Request:
@@ -56,6 +56,25 @@ class EntryScores:
             target_N=target_N,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[EntryScores]) -> EntryScores:
+        """The scores of a plan's batches, entry after entry; a batch with fewer option columns gets NaN in the rest."""
+        if len(parts) == 1:
+            return parts[0]
+        width = max(part.option_nll_NK.shape[1] for part in parts)
+        padded = [
+            np.pad(part.option_nll_NK, ((0, 0), (0, width - part.option_nll_NK.shape[1])), constant_values=np.nan)
+            for part in parts
+        ]
+        return cls(
+            nll_N=np.concatenate([part.nll_N for part in parts]),
+            argmax_N=np.concatenate([part.argmax_N for part in parts]),
+            rank_N=np.concatenate([part.rank_N for part in parts]),
+            entropy_N=np.concatenate([part.entropy_N for part in parts]),
+            option_nll_NK=np.concatenate(padded),
+            target_N=np.concatenate([part.target_N for part in parts]),
+        )
+
     def token_nlls(self, tokens: ScoredTokens) -> NDArray[np.float64]:
         """NLL in nats of each scored token."""
         nll: NDArray[np.float64] = self.nll_N[tokens.entry].copy()
@@ -70,7 +89,7 @@ class TranscriptScores:
 
     entries: EntryScores
     tokens: ScoredTokens
-    branches: tuple[ScoredTokens, ...]
+    branches: ScoredRuns
 
 
 def response_rows(

@@ -252,3 +252,19 @@ def test_models_that_cannot_be_told_apart(model, tmp_path):
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(ModelError, match="nowhere"):
         score(tmp_path / "nowhere", rows(BANDIT))
+
+
+def test_without_sharing_a_transcripts_options_are_split_and_score_the_same(model):
+    """24 options of several tokens, each with the transcript of its own: more than a window holds at once."""
+    words = [f"the {name} box" for name in ("green", "yellow", "small", "heavy")]
+    text = "You choose. " + "".join(f"Trial {i}. You open <<{words[i % 4]}>>.\n" for i in range(6))
+    data = rows(text, "You open <<the box>>.", options=words)
+    shared = score(model, data, window_slots=1024)
+    alone = score(model, data, share=False, window_slots=1024)
+    kept, anew = (result.to_arrow().to_pylist() for result in (shared, alone))
+    for one, other in zip(kept, anew, strict=True):
+        assert other["nll_nats"] == pytest.approx(one["nll_nats"], abs=1e-4)
+        assert other["option_nll_nats"] == pytest.approx(one["option_nll_nats"], abs=1e-4)
+    tokens = [result.manifest["tokens"]["tiny"]["plain"] for result in (shared, alone)]
+    assert tokens[0]["total"] == tokens[1]["total"]
+    assert tokens[1]["unique"] > 1024 > tokens[0]["unique"]

@@ -28,7 +28,7 @@ ALLOWED = {
     "model.load": {"model.traits", "ops", "errors"},
     "model.decoder": {"ops"},
     "model.traits": set(),
-    "plan": set(),
+    "plan": {"errors"},
     "ops": {"kernels", "errors"},
     "data": {"errors"},
     "store": {"errors"},

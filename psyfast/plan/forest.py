@@ -1,16 +1,21 @@
 """The prefix forest: every token that several sequences share is computed once.
 
 A segment is a run of tokens that forks off its parent at an absolute position; roots fork off nothing at position 0.
-A fork may lie anywhere inside the parent, so a segment is never split and a sequence's path never changes:
+A sequence that goes on after a segment's last token makes the segment longer; one that differs inside a segment forks
+there. So a segment is never split, and a path that was handed out stays true:
 
-    transcript 1   a b c d e f g          segment 0: a b c d e f g     (root, start 0)
+    transcript 1   a b c d e f g          segment 0: a b c d e f g h i (root, start 0)
     transcript 2   a b c x y              segment 1:       x y         (parent 0, start 3)
     an option      a b c d q r            segment 2:         q r       (parent 0, start 4)
+    transcript 3   a b c d e f g h i                                   (nothing of its own: segment 0 went on)
+
+This is the readable form, and the oracle of the native one (csrc/forest.cc).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,20 +63,23 @@ def common_prefix(a: IntArray, b: IntArray) -> int:
 
 @dataclass
 class Forest:
-    """Grows by `add`; with share=False every sequence gets tokens of its own (for comparison)."""
+    """Grows by `add` and `branch`; with share=False every sequence gets tokens of its own (for comparison)."""
 
     share: bool = True
     segments: list[Segment] = field(default_factory=list)
     _forks: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def copy(self) -> Forest:
+        """A forest that can grow without this one."""
+        return Forest(self.share, list(self.segments), dict(self._forks))
 
     def add(self, ids: IntArray) -> Path:
         """Add a whole sequence and return where its tokens lie."""
         return self._grow(ROOT, 0, ids, Path((), ()))
 
     def branch(self, trunk: Path, start: int, ids: IntArray) -> Path:
-        """Add the sequence made of the first `start` tokens of `trunk` and then `ids`."""
-        if not self.share:
-            return self.add(np.concatenate([self.ids_of(trunk)[:start], ids]))
+        """Add the sequence made of the first `start` tokens of `trunk` and then `ids`, where sharing is on."""
+        assert self.share, "an unshared branch is a sequence of its own: add it"
         stem = trunk.clipped(start)
         if not stem.segments:
             return self.add(ids)
@@ -86,20 +94,43 @@ class Forest:
             done = stop
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
+    def batch_order(self) -> list[int]:
+        """Segments as a batch holds them: each subtree in one piece, the parent first, then its forks by position.
+
+        Forks of one position, and roots, stand in the order they were added.
+        """
+        forks_of: dict[int, list[int]] = defaultdict(list)
+        for segment_idx in sorted(range(len(self.segments)), key=lambda i: self.segments[i].start):
+            forks_of[self.segments[segment_idx].parent].append(segment_idx)
+        order: list[int] = []
+        pending = forks_of[ROOT][::-1]
+        while pending:
+            order.append(pending.pop())
+            pending += forks_of[order[-1]][::-1]
+        return order
+
     def _grow(self, segment_idx: int, position: int, ids: IntArray, path: Path) -> Path:
-        """Follow `ids` from a position of a segment as far as they are known, then fork."""
+        """Follow `ids` from a position of a segment as far as they are known, then lengthen the segment or fork."""
         segments, stops = list(path.segments), list(path.stops)
+
+        def walked(segment_idx: int, stop: int) -> None:
+            if segments and segments[-1] == segment_idx:
+                stops[-1] = stop
+            else:
+                segments.append(segment_idx)
+                stops.append(stop)
+
         while len(ids):
             if segment_idx != ROOT:
                 segment = self.segments[segment_idx]
-                shared = common_prefix(segment.ids[position - segment.start :], ids) if self.share else 0
-                position += shared
-                ids = ids[shared:]
-                if segments and segments[-1] == segment_idx:
-                    stops[-1] = position
-                elif shared:
-                    segments.append(segment_idx)
-                    stops.append(position)
+                shared = common_prefix(segment.ids[position - segment.start :], ids)
+                position, ids = position + shared, ids[shared:]
+                if shared:
+                    walked(segment_idx, position)
+                if len(ids) and position == segment.stop:
+                    self.segments[segment_idx] = replace(segment, ids=np.concatenate([segment.ids, ids]))
+                    walked(segment_idx, position + len(ids))
+                    break
                 if not len(ids):
                     break
             fork = (segment_idx, position, int(ids[0]))
@@ -108,8 +139,7 @@ class Forest:
                 child = len(self.segments)
                 self._forks[fork] = child
                 self.segments.append(Segment(segment_idx, position, ids))
-                segments.append(child)
-                stops.append(position + len(ids))
+                walked(child, position + len(ids))
                 break
             segment_idx = child
         return Path(tuple(segments), tuple(stops))

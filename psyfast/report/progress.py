@@ -53,11 +53,12 @@ class Meter:
         self._chars_before += num_chars
         self._chars_done += num_chars
 
-    def on_layer(self, num_chars: int, num_tokens: int) -> Callable[[int], None]:
-        """The callback for the layers of a window of so many characters and tokens."""
+    def on_layer(self, num_chars: int, num_tokens: int, batch: tuple[int, int] = (0, 1)) -> Callable[[int], None]:
+        """The callback for the layers of a window of so many characters and tokens; batch: (index, number) in it."""
+        batch_idx, num_batches = batch
 
         def report(layer_idx: int) -> None:
-            share = (layer_idx + 1) / self._num_layers
+            share = (batch_idx + (layer_idx + 1) / self._num_layers) / num_batches
             self._tell(self._chars_done + share * num_chars, self._tokens_done + int(share * num_tokens))
 
         return report

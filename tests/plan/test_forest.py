@@ -6,6 +6,8 @@ import pytest
 from psyfast.plan.batch import Branch, Request, plan_batch
 from psyfast.plan.forest import Forest, common_prefix
 from psyfast.plan.pages import PAGE_SLOTS, build_pages
+from tests.plan.plan_reading import PastReader
+from tests.plan.random_requests import random_requests
 
 
 def random_sequences(rng, num=40, vocab=3, longest=300):
@@ -47,13 +49,50 @@ def test_branches_share_their_trunk_and_one_another(seed):
     assert sum(len(s.ids) for s in forest.segments) == len(wanted)
 
 
+def test_a_sequence_that_goes_on_makes_its_segment_longer():
+    """Growing prefixes are one segment, whatever else forks off it meanwhile."""
+    ids = np.arange(500) % 7
+    forest = Forest()
+    for stop in range(3, 500, 3):
+        forest.add(ids[:stop])
+        fork = forest.add(np.concatenate([ids[: stop - 1], [9]]))
+        assert len(fork.segments) == 2
+    trunk = forest.add(ids)
+    assert trunk.segments == (0,)
+    assert forest.branch(trunk, 500, np.array([8, 8])).segments == (0,)
+    assert sum(len(s.ids) for s in forest.segments) == 502 + len(range(3, 500, 3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_holds_subtrees_in_one_piece_and_forks_by_position(seed):
+    forest = Forest()
+    for ids in random_sequences(np.random.default_rng(seed)):
+        forest.add(ids)
+
+    def way(segment_idx):
+        """(fork position, order of addition) of the segment's ancestors and of itself."""
+        segment = forest.segments[segment_idx]
+        above = () if segment.parent < 0 else way(segment.parent)
+        return (*above, (segment.start, segment_idx))
+
+    assert forest.batch_order() == sorted(range(len(forest.segments)), key=way)
+
+
+def test_a_trunks_branches_stand_by_position_in_a_batch():
+    rng = np.random.default_rng(0)
+    starts = rng.permutation(np.arange(10, 400, 10))
+    branches = tuple(Branch(int(start), np.array([500, 501, 502]), start, start + 3) for start in starts)
+    pages = plan_batch([Request(np.arange(400), np.array([399]), branches)]).batch.pages
+    assert pages.first_position.tolist() == [0, *sorted(starts)]
+
+
 @pytest.mark.parametrize("share", [True, False])
 def test_pages_hold_each_rows_whole_past(share):
     """Write (token, position) into the slots, copy the heads, and read every segment's past back from its pages."""
     rng = np.random.default_rng(7)
     forest = Forest(share)
     paths = [forest.add(ids) for ids in random_sequences(rng, longest=400)]
-    pages = build_pages(forest)
+    pages = build_pages(forest.segments)
     cache = np.full((pages.num_pages * PAGE_SLOTS, 2), -1)
     written = np.concatenate([np.stack([s.ids, np.arange(s.start, s.stop)], 1) for s in forest.segments])
     assert len(set(pages.slots_T.tolist())) == len(pages.slots_T)
@@ -86,43 +125,32 @@ def test_a_plan_scores_each_wanted_token_from_its_own_past(seed, share):
             branches.append(Branch(start, tail, score_start, start + len(tail)))
         requests.append(Request(ids, scored, tuple(branches)))
     plan = plan_batch(requests, share=share)
-    pasts = _pasts(plan.batch)
-
-    def found(tokens):
-        batch, places = plan.batch, []
-        for entry, column in zip(tokens.entry, tokens.column, strict=True):
-            target = batch.target_N[entry] if column < 0 else batch.option_ids_NK[entry, column]
-            places.append((pasts[batch.rows_N[entry]], int(target)))
-        return places
-
+    reader = PastReader(plan)
     for request, tokens, branches in zip(requests, plan.requests, plan.branches, strict=True):
-        assert found(tokens) == [(tuple(request.ids[:p]), int(request.ids[p])) for p in request.scored_positions]
+        assert reader.found(tokens) == [(tuple(request.ids[:p]), int(request.ids[p])) for p in request.scored_positions]
         for branch, branch_tokens in zip(request.branches, branches, strict=True):
             full = np.concatenate([request.ids[: branch.start], branch.ids])
             wanted = range(branch.score_start, branch.score_stop)
-            assert found(branch_tokens) == [(tuple(full[:p]), int(full[p])) for p in wanted]
+            assert reader.found(branch_tokens) == [(tuple(full[:p]), int(full[p])) for p in wanted]
 
 
-def _pasts(batch):
-    """The tokens each row may see, read through the page tables alone."""
-    pages = batch.pages
-    cache = np.full(pages.num_pages * PAGE_SLOTS, -1)
-    cache[pages.slots_T] = batch.token_ids_T
-    cache[pages.copy_to] = cache[pages.copy_from]
-    pasts = {}
-    for s in range(len(pages.qo_indptr) - 1):
-        kv = pages.kv_indices[pages.kv_indptr[s] : pages.kv_indptr[s + 1]]
-        held = cache.reshape(-1, PAGE_SLOTS)[kv].reshape(-1)
-        for row in range(pages.qo_indptr[s], pages.qo_indptr[s + 1]):
-            pasts[row] = tuple(held[: batch.positions_T[row] + 1])
-    return pasts
-
-
-def test_single_token_options_cost_nothing():
+def test_an_options_first_token_costs_no_row():
     ids = np.arange(10)
-    plain = plan_batch([Request(ids, np.array([5, 9]))])
+    plain = plan_batch([Request(ids, np.array([9]))])
+    for num_tokens in (1, 2, 3):
+        own = [np.array([20 + i, 1, 2][:num_tokens]) for i in range(4)]
+        branches = tuple(Branch(5, option, 5, 5 + num_tokens) for option in own)
+        plan = plan_batch([Request(ids, np.array([9]), branches)])
+        assert len(plan.batch.token_ids_T) == len(plain.batch.token_ids_T) + 4 * (num_tokens - 1)
+        assert len(plan.batch.pages.first_position) == (5 if num_tokens > 1 else 1)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_single_token_options_cost_nothing(share):
+    ids = np.arange(10)
+    plain = plan_batch([Request(ids, np.array([5, 9]))], share=share)
     branches = tuple(Branch(5, np.array([20 + i]), 5, 6) for i in range(4))
-    with_options = plan_batch([Request(ids, np.array([5, 9]), branches)])
+    with_options = plan_batch([Request(ids, np.array([5, 9]), branches)], share=share)
     assert len(with_options.batch.token_ids_T) == len(plain.batch.token_ids_T) == 9
     assert len(with_options.batch.rows_N) == len(plain.batch.rows_N)
     assert with_options.batch.option_ids_NK.shape == (2, 4)
@@ -146,6 +174,34 @@ def test_more_options_than_columns_get_further_entries():
 def test_an_empty_plan():
     plan = plan_batch([])
     assert plan.batch.token_ids_T.shape == (0,) and plan.batch.option_ids_NK.shape == (0, 0)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_of_copies_are_the_copies(seed, share):
+    pages = plan_batch(random_requests(np.random.default_rng(seed)), share=share).batch.pages
+    copies = [
+        (page_from * PAGE_SLOTS + slot, page_to * PAGE_SLOTS + slot)
+        for page_from, page_to, start, stop in pages.copy_runs.tolist()
+        for slot in range(start, stop)
+    ]
+    assert copies == list(zip(pages.copy_from.tolist(), pages.copy_to.tolist(), strict=True))
+    assert bool(copies) == share
+    runs = pages.copy_runs
+    assert ((runs[:, 2] >= 0) & (runs[:, 2] < runs[:, 3]) & (runs[:, 3] < PAGE_SLOTS)).all()
+    same = (runs[1:, :2] == runs[:-1, :2]).all(1) & (runs[1:, 2] == runs[:-1, 3])
+    assert not same.any(), "two runs that are one"
+
+
+def test_runs_of_scored_tokens_are_cut_like_lists():
+    plan = plan_batch([Request(np.arange(9), np.array([3, 4])), Request(np.arange(9), np.array([5]))])
+    assert len(plan.requests) == len(plan.branches) == 2
+    assert plan.requests[-1].entry.tolist() == plan.requests[1].entry.tolist() == [2]
+    assert [len(branches) for branches in plan.branches] == [0, 0]
+    with pytest.raises(IndexError):
+        plan.requests[2]
+    with pytest.raises(IndexError):
+        plan.branches[0][0]
 
 
 def test_common_prefix():
