@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import commit, hardware, interleaved
 
 from psyfast.ops import cpu, reference_head
 from psyfast.ops.records import HeadWeights, Lane, Norm
@@ -96,30 +92,6 @@ def check(x_ND: torch.Tensor, head: HeadWeights, packed: cpu.PackedHead, target_
     if not error < 2e-3:
         raise SystemExit(f"linear_nll is wrong by {error} nats in lane {packed.lane.value}: not timed")
     return error
-
-
-def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, one of each in turn, so that a slow moment of the machine meets all of them."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repeat > 0:  # the first round warms up
-                samples[name].append(time.perf_counter() - start)
-    return samples
-
-
-def hardware() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return done.stdout.strip() or "none"
 
 
 if __name__ == "__main__":

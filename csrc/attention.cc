@@ -9,7 +9,7 @@
 
 #include "buffer.h"
 #include "levels.h"
-#include "norm_rows.h"
+#include "linear.h"
 
 namespace psyfast {
 namespace {
@@ -146,8 +146,7 @@ void attention(const AttentionArgs& args, Isa isa, int num_threads) {
   if (args.num_queries == 0) return;
   const std::vector<int32_t> segment = segments_of_queries(args);
   const std::vector<Span> spans = spans_of(args, num_threads);
-  const int64_t query_stride =
-      row_words(row_form(args.lane, kernels.bf16_rows), args.pages.head_dim) + kRowPadding;
+  const int64_t query_stride = operand_stride(row_form(args.lane, kernels.bf16_rows), args.pages.head_dim);
   const int64_t num_kv_heads = args.pages.num_kv_heads;
   const int64_t num_tasks = static_cast<int64_t>(spans.size()) * num_kv_heads;
 #pragma omp parallel num_threads(num_threads)

@@ -2,6 +2,7 @@
 // different -m flags, so this header holds no inline function and includes no C++ standard header.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kv_pages.h"

@@ -198,7 +198,7 @@ AttnInTask task_of(const AttnInArgs& args) {
   task.hidden = args.hidden;
   task.norm = args.norm;
   task.panels = args.panels;
-  task.num_steps = task.bf16 ? (args.hidden + 1) / 2 : args.hidden;
+  task.num_steps = inner_steps(args.hidden, args.lane);
   task.bias = args.bias;
   task.q_norm = args.q_norm;
   task.k_norm = args.k_norm;

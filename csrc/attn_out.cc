@@ -34,13 +34,10 @@ void attn_out(const AttnOutArgs& args, Isa isa, int num_threads) {
   check(args, num_threads);
   const bool bf16 = args.lane == Element::kBf16;
   const AttnOutTask task = {
-      bf16,      args.o,         args.width, args.panels, bf16 ? (args.width + 1) / 2 : args.width,
+      bf16,      args.o,         args.width, args.panels, inner_steps(args.width, args.lane),
       args.bias, args.post_norm, args.x,     args.hidden};
   const int64_t row_stride = operand_stride(row_form(args.lane, kernels.bf16_rows), args.width);
-  const int64_t y_stride =
-      args.post_norm.scale == nullptr
-          ? 0
-          : (args.hidden + kPanelColumns - 1) / kPanelColumns * kPanelColumns + kRowPadding;
+  const int64_t y_stride = post_norm_stride(args.post_norm, args.hidden);
   const RowBlocks blocks =
       split_rows(args.num_tokens, fitting_rows((row_stride + y_stride) * 4, kBlockBytes), num_threads);
 #pragma omp parallel num_threads(team_of(blocks.count, num_threads))

@@ -33,6 +33,11 @@ int64_t operand_stride(RowForm form, int64_t values) {
   return row_words(form, ceil_div(values, kWhole) * kWhole) + kRowPadding;
 }
 
+int64_t post_norm_stride(const NormScale& norm, int64_t hidden) {
+  if (norm.scale == nullptr) return 0;
+  return ceil_div(hidden, kPanelColumns) * kPanelColumns + kRowPadding;
+}
+
 int team_of(int64_t num_tasks, int num_threads) {
   return static_cast<int>(std::min<int64_t>(num_threads, std::max<int64_t>(1, num_tasks)));
 }

@@ -29,6 +29,9 @@ int64_t fitting_rows(int64_t bytes, int64_t budget);
 // Words from one row of operands to the next: whole vectors are stored, and no stride is a power of two.
 int64_t operand_stride(RowForm form, int64_t values);
 
+// Numbers from one row of a product to the next where a norm follows it, in whole panels; 0 where none does.
+int64_t post_norm_stride(const NormScale& norm, int64_t hidden);
+
 // Threads worth starting for a number of tasks.
 int team_of(int64_t num_tasks, int num_threads);
 

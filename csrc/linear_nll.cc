@@ -195,7 +195,7 @@ void linear_nll(const LinearNllArgs& args, Isa isa, int num_threads) {
   const int64_t block_rows = std::min({fitting, kMaxBlockRows, wave_rows});
   const int64_t num_panels = (args.vocab + kPanelColumns - 1) / kPanelColumns;
   const int64_t num_blocks = (num_panels + kPanelsPerBlock - 1) / kPanelsPerBlock;
-  const int64_t num_steps = args.lane == Element::kBf16 ? (args.hidden + 1) / 2 : args.hidden;
+  const int64_t num_steps = inner_steps(args.hidden, args.lane);
   const HeadPanels head = {args.panels, args.vocab,   num_steps, args.lane == Element::kBf16,
                            args.scale,  args.soft_cap};
   const NormWeights norm = {args.norm_weight, args.hidden, args.eps, args.unit_offset};

@@ -39,16 +39,15 @@ Activation parse_activation(const std::string& name) {
 void mlp(const MlpArgs& args, Isa isa, int num_threads) {
   const LinearKernels& kernels = linear_kernels(isa);
   check(args, num_threads);
-  const int64_t a_step = args.lane == Element::kBf16 ? 2 : 1;
   MlpTask task = {};
   task.bf16 = args.lane == Element::kBf16;
   task.x = args.x;
   task.hidden = args.hidden;
   task.norm = args.norm;
   task.gate_up = args.gate_up;
-  task.num_steps = (args.hidden + a_step - 1) / a_step;
+  task.num_steps = inner_steps(args.hidden, args.lane);
   task.down = args.down;
-  task.down_steps = (args.feed_forward + a_step - 1) / a_step;
+  task.down_steps = inner_steps(args.feed_forward, args.lane);
   task.feed_forward = args.feed_forward;
   task.activation = args.activation;
   task.post_norm = args.post_norm;
@@ -56,10 +55,7 @@ void mlp(const MlpArgs& args, Isa isa, int num_threads) {
   const RowForm form = row_form(args.lane, kernels.bf16_rows);
   const int64_t row_stride = operand_stride(form, args.hidden);
   const int64_t gated_stride = operand_stride(form, std::min(args.feed_forward, kFeedForwardBlock));
-  const int64_t y_stride =
-      args.post_norm.scale == nullptr
-          ? 0
-          : (args.hidden + kPanelColumns - 1) / kPanelColumns * kPanelColumns + kRowPadding;
+  const int64_t y_stride = post_norm_stride(args.post_norm, args.hidden);
   const int64_t row_bytes = (row_stride + gated_stride + y_stride) * 4;
   const RowBlocks blocks = split_rows(args.num_tokens, fitting_rows(row_bytes, kBlockBytes), num_threads);
 #pragma omp parallel num_threads(team_of(blocks.count, num_threads))

@@ -28,7 +28,7 @@ uint32_t bf16_word(const void* weights, Element source, int64_t index) {
 void pack_panel(const void* weights, Element source, const int64_t* row_of_column, int64_t num_columns,
                 int64_t inner, Element lane, int64_t panel, uint32_t* packed) {
   constexpr int64_t kInnerBlock = 32;  // two cache lines of fp32 of each column at a time
-  const int64_t num_steps = lane == Element::kFp32 ? inner : (inner + 1) / 2;
+  const int64_t num_steps = inner_steps(inner, lane);
   uint32_t* out = packed + panel * num_steps * kPanelColumns;
   const int64_t first = panel * kPanelColumns;
   const int64_t width = std::min(kPanelColumns, num_columns - first);
@@ -55,9 +55,11 @@ void pack_panel(const void* weights, Element source, const int64_t* row_of_colum
 
 }  // namespace
 
+int64_t inner_steps(int64_t inner, Element lane) { return lane == Element::kFp32 ? inner : (inner + 1) / 2; }
+
 int64_t packed_words(int64_t num_columns, int64_t inner, Element lane) {
   const int64_t panels = (num_columns + kPanelColumns - 1) / kPanelColumns;
-  return panels * kPanelColumns * (lane == Element::kFp32 ? inner : (inner + 1) / 2);
+  return panels * kPanelColumns * inner_steps(inner, lane);
 }
 
 void pack_columns(const void* weights, Element source, int64_t num_rows, int64_t inner,
@@ -95,15 +97,14 @@ void pack_panels(const void* weights, Element source, int64_t num_columns, int64
 
 KvPages kv_pages(uint32_t* k, uint32_t* v, int64_t num_pages, int64_t num_kv_heads, int64_t head_dim,
                  Element lane) {
-  const bool fp32 = lane == Element::kFp32;
   return {k,
           v,
           num_pages,
           num_kv_heads,
           head_dim,
-          fp32 ? head_dim : (head_dim + 1) / 2,
+          inner_steps(head_dim, lane),
           (head_dim + kPanelColumns - 1) / kPanelColumns,
-          fp32 ? kPageSlots : kPageSlots / 2};
+          inner_steps(kPageSlots, lane)};
 }
 
 }  // namespace psyfast

@@ -9,6 +9,9 @@ namespace psyfast {
 
 enum class Element { kFp32, kBf16 };
 
+// 32-bit words that a column of `inner` numbers takes: one each (fp32), or one a pair (bf16).
+int64_t inner_steps(int64_t inner, Element lane);
+
 // 32-bit words of the packed form: fp32 `[ceil(V/64)][D][64]`, bf16 `[ceil(V/64)][ceil(D/2)][64]` pairs.
 int64_t packed_words(int64_t num_columns, int64_t inner, Element lane);
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from psyfast.model.decoder import run_layer
 from psyfast.model.traits import Traits
-from psyfast.ops.records import HeadScores, HeadWeights, LayerWeights, Pages, RopeTables
+from psyfast.ops.records import HeadScores, HeadWeights, Pages, PreparedLayer, RopeTables
 from psyfast.ops.registry import Operators
 from psyfast.plan.batch import Batch
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
@@ -28,8 +28,8 @@ class WeightSource(Protocol):
         """x_TD fp32 of token ids, on the source's device."""
         ...
 
-    def layer(self, layer_idx: int) -> LayerWeights:
-        """One layer's weights, on the source's device."""
+    def layer(self, layer_idx: int) -> PreparedLayer:
+        """One layer's weights, prepared by the operators, on the source's device."""
         ...
 
     def head(self) -> HeadWeights:
@@ -38,7 +38,7 @@ class WeightSource(Protocol):
 
 
 class Engine:
-    """A model ready to run batches: its traits, weights and resolved operators, the layers and the LM head prepared once.
+    """A model ready to run batches: its traits, weights and resolved operators (the LM head prepared once).
 
     sparse=False computes every row of the last layer and of the LM head, whether it is wanted or not: the same results
     for more work, for comparison.
@@ -49,7 +49,6 @@ class Engine:
         self.operators = operators
         self.sparse = sparse
         self._weights = weights
-        self._layers = tuple(operators.prepare_layer(weights.layer(i)) for i in range(traits.num_layers))
         self._linear_nll = operators.make_linear_nll(weights.head())
 
     @torch.inference_mode()
@@ -67,7 +66,7 @@ class Engine:
             for layer_idx in range(self.traits.num_layers):
                 # Nothing depends on the last layer's other rows: only their keys and values are needed.
                 wanted = rows_N if layer_idx == last and self.sparse else None
-                x_TD = run_layer(x_TD, pages, self._layers[layer_idx], self.operators, wanted)
+                x_TD = run_layer(x_TD, pages, self._weights.layer(layer_idx), self.operators, wanted)
                 if on_layer is not None:
                     on_layer(layer_idx)
         x_ND = x_TD[row_of_entry].contiguous()
@@ -97,8 +96,8 @@ def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, 
     device = operators.device
     k, v = operators.allocate_kv(tables.num_pages, PAGE_SLOTS, traits.num_kv_heads, traits.head_dim)
     page_index = np.zeros(tables.num_pages, np.int64)
-    for start, stop in zip(tables.kv_indptr[:-1], tables.kv_indptr[1:], strict=True):
-        page_index[tables.kv_indices[start:stop]] = np.arange(stop - start)
+    first_of_path = np.repeat(tables.kv_indptr[:-1], np.diff(tables.kv_indptr))
+    page_index[tables.kv_indices] = np.arange(len(tables.kv_indices)) - first_of_path
 
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -114,18 +113,6 @@ def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, 
         page_index_P=on_device(page_index),
         copy_from=on_device(tables.copy_from),
         copy_to=on_device(tables.copy_to),
-        copy_runs_R4=on_device(copy_runs(tables.copy_from, tables.copy_to)),
+        copy_runs_R4=on_device(tables.copy_runs),
         rope_tables=RopeTables(int(positions_T.max()) + 1 if len(positions_T) else 0),
     )
-
-
-def copy_runs(copy_from: np.ndarray, copy_to: np.ndarray) -> np.ndarray:
-    """[R, 4]: page from, page to, first slot, slot after the last, of slots copied to the same place in another page."""
-    if not len(copy_from):
-        return np.zeros((0, 4), np.int64)
-    breaks = (np.diff(copy_from) != 1) | (np.diff(copy_to) != 1) | (copy_from[1:] % PAGE_SLOTS == 0)
-    first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
-    last = np.concatenate([first[1:], [len(copy_from)]]) - 1
-    slots = copy_from[first] % PAGE_SLOTS
-    pages = copy_from[first] // PAGE_SLOTS, copy_to[first] // PAGE_SLOTS
-    return np.stack([*pages, slots, slots + last - first + 1], axis=1).astype(np.int64)

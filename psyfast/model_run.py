@@ -66,7 +66,7 @@ class ModelRun:
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
         started = time.perf_counter()
-        self.model = load_model(self.located, self.operators.lane, self.operators.device)
+        self.model = load_model(self.located, self.operators)
         self.tokenizer = Tokenizer(load_tokenizer(self.located))
         self.engine = Engine(self.model.traits, self.model.weights, self.operators)
         self.window_slots = self._window_slots(recorded)

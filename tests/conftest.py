@@ -21,5 +21,6 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         if os.environ.get("PSYFAST_REQUIRE_SHARED") == "1":
             pytest.fail(f"PSYFAST_REQUIRE_SHARED=1, but there is no folder {folder}")
+        # Real participants' data, not ours to publish: whoever has them gets these tests, everyone else a visible skip.
         pytest.skip(f"needs the folder {folder}, which does not come with the repository")
     return folder

@@ -33,7 +33,7 @@ SHAPES = {
 
 def engine_of(folder, lane=Lane.FP32, backend="auto"):
     operators = resolve(backend, "cpu", lane)
-    model = load_model(locate(str(folder)), lane, operators.device)
+    model = load_model(locate(str(folder)), operators)
     return Engine(model.traits, model.weights, operators)
 
 

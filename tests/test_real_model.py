@@ -33,7 +33,7 @@ def token_ids(tmp_path_factory):
 
 def engine_of(lane):
     operators = resolve("auto", "cpu", lane)
-    model = load_model(locate(MODEL), lane, operators.device)
+    model = load_model(locate(MODEL), operators)
     return Engine(model.traits, model.weights, operators)
 
 

@@ -7,10 +7,11 @@ namespace avx2 {
 // clang-format off: the body needs what comes before it
 #include "avx2/vec.inc"
 #include "product_body.inc"
+#include "avx2/convert.inc"
 #include "functions_body.inc"
 #include "exp2_polynomial.inc"
-// clang-format on
-
+#include "operands_body.inc"
 #include "attention_body.inc"
+// clang-format on
 }  // namespace avx2
 }  // namespace psyfast

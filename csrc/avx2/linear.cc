@@ -10,6 +10,7 @@ namespace avx2 {
 #include "avx2/convert.inc"
 #include "functions_body.inc"
 #include "exp2_polynomial.inc"
+#include "operands_body.inc"
 #include "rows_body.inc"
 #include "attn_in_body.inc"
 #include "attn_out_body.inc"

@@ -8,10 +8,12 @@ namespace avx512 {
 #include "avx512/vec.inc"
 #include "avx512/bf16_widened.inc"
 #include "product_body.inc"
+#include "avx512/convert.inc"
+#include "avx512/narrow.inc"
 #include "functions_body.inc"
 #include "avx512/exp2_table.inc"
-// clang-format on
-
+#include "operands_body.inc"
 #include "attention_body.inc"
+// clang-format on
 }  // namespace avx512
 }  // namespace psyfast

@@ -12,6 +12,7 @@ namespace avx512 {
 #include "avx512/narrow.inc"
 #include "functions_body.inc"
 #include "avx512/exp2_table.inc"
+#include "operands_body.inc"
 #include "rows_body.inc"
 #include "attn_in_body.inc"
 #include "attn_out_body.inc"

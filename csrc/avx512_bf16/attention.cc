@@ -8,16 +8,12 @@ namespace avx512_bf16 {
 #include "avx512/vec.inc"
 #include "avx512_bf16/bf16_pairs.inc"
 #include "product_body.inc"
+#include "avx512/convert.inc"
+#include "avx512_bf16/narrow.inc"
 #include "functions_body.inc"
 #include "avx512/exp2_table.inc"
-// clang-format on
-
-// Sixteen weights of each of two vectors, rounded to bf16, the first vector's low.
-static PSY_INLINE void store_weights(uint32_t* out, Vec a, Vec b) {
-  const __m512bh pairs = _mm512_cvtne2ps_pbh(b, a);
-  __builtin_memcpy(out, &pairs, sizeof pairs);
-}
-
+#include "operands_body.inc"
 #include "attention_body.inc"
+// clang-format on
 }  // namespace avx512_bf16
 }  // namespace psyfast

@@ -5,10 +5,11 @@ namespace portable {
 // clang-format off: the body needs what comes before it
 #include "portable/vec.inc"
 #include "product_body.inc"
+#include "portable/convert.inc"
 #include "functions_body.inc"
 #include "exp2_polynomial.inc"
-// clang-format on
-
+#include "operands_body.inc"
 #include "attention_body.inc"
+// clang-format on
 }  // namespace portable
 }  // namespace psyfast

@@ -8,6 +8,7 @@ namespace portable {
 #include "portable/convert.inc"
 #include "functions_body.inc"
 #include "exp2_polynomial.inc"
+#include "operands_body.inc"
 #include "rows_body.inc"
 #include "attn_in_body.inc"
 #include "attn_out_body.inc"

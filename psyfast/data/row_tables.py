@@ -53,7 +53,7 @@ class DatasetSource:
                 value = next(values)
             except StopIteration:
                 return
-            except Exception as error:
+            except Exception as error:  # rows are fetched as they are asked for: the same open family
                 raise self._unavailable(error) from error
             yield value
 

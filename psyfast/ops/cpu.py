@@ -1,4 +1,7 @@
-"""The native CPU operators: checks at the boundary, then one call of psyfast._native with raw pointers."""
+"""Native linear_nll and the ISA levels: checks at the boundary, then one call of psyfast._native with raw pointers.
+
+The other operators are in cpu_linear (attn_in, attn_out, mlp) and cpu_attention.
+"""
 
 from __future__ import annotations
 

@@ -129,6 +129,11 @@ class PreparedLayer:
     attn_out: Any
     mlp: Any
 
+    @classmethod
+    def as_loaded(cls, layer: LayerWeights) -> PreparedLayer:
+        """The weights as they are, for a backend that takes them so."""
+        return cls(layer.attn_in, layer.attention, layer.attn_out, layer.mlp)
+
 
 @dataclass(frozen=True)
 class Pages:

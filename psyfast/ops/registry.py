@@ -94,7 +94,8 @@ def _device(name: str) -> torch.device:
         raise BackendError(f"device '{name}': torch sees no Metal device here; use --device cpu")
     try:
         torch.empty(1, device=device)
-    # Builds of torch without a device refuse it by any of these three, depending on the device.
+    # torch has no error of its own for a device that this build or machine lacks: an index out of range is a
+    # RuntimeError, a build without CUDA an AssertionError, a device without kernels ("meta") a NotImplementedError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BackendError(f"device '{name}' cannot be used: {error}; use --device cpu") from error
     return device
@@ -110,7 +111,7 @@ def _reference(lane: Lane, device: torch.device) -> Operators:
         attn_out=reference.attn_out,
         mlp=reference.mlp,
         make_linear_nll=make_linear_nll,
-        prepare_layer=lambda layer: PreparedLayer(layer.attn_in, layer.attention, layer.attn_out, layer.mlp),
+        prepare_layer=PreparedLayer.as_loaded,
         allocate_kv=partial(reference.allocate_kv, lane=lane, device=device),
         lane=lane,
         device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -104,7 +105,8 @@ def test_no_worker_outlives_its_parent(how: signal.Signals, tmp_path: Path) -> N
     script.write_text(
         textwrap.dedent(
             f"""
-            import itertools, multiprocessing, sys
+            import itertools, multiprocessing, signal, sys
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
             sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}, {str(here.parents[1])!r}]
             from encoding_cases import transcript_of
             from psyfast.data.encode import Protocol, encode_many
@@ -124,16 +126,20 @@ def test_no_worker_outlives_its_parent(how: signal.Signals, tmp_path: Path) -> N
     assert process.stdout is not None
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
-    if how is signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does
-    else:
-        process.kill()
-    _, errors = process.communicate(timeout=60)
-    assert ("KeyboardInterrupt" in errors) == (how is signal.SIGINT)
-    deadline = time.monotonic() + 30
-    while any(map(_is_running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(_is_running, workers))
+    try:
+        if how is signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does
+        else:
+            process.kill()
+        _, errors = process.communicate(timeout=60)
+        assert ("KeyboardInterrupt" in errors) == (how is signal.SIGINT)
+        deadline = time.monotonic() + 30
+        while any(map(_is_running, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(_is_running, workers))
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended, as they should
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _is_running(pid: int) -> bool:

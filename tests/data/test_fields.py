@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -12,12 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_values import JSON_VALUES
 
 from psyfast.data.countries import ALPHA_3_NAMES, NO_COUNTRY, OTHER_SPELLINGS, country_name
 from psyfast.data.fields import WARNING_KINDS, check_transcript, read_options, read_rts, read_transcript
 from psyfast.data.persona import ALIASES, INTEGER_FIELDS, cast_persona_value, read_persona
 from psyfast.data.records import PERSONA_FIELDS, Transcript
-from psyfast.data.rows import FieldError, RawRow, json_spelling, parse_row, to_json
+from psyfast.data.rows import FieldError, RawRow
 
 TWO_RESPONSES = "You press <<J>>. You press <<K>>."
 
@@ -344,16 +344,6 @@ def test_extra_with_half_a_pair_can_be_encoded() -> None:
 # --- whole rows
 
 
-JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(st.characters(exclude_categories=()))
-    | st.sampled_from(["<<a>>", "N/A"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
 FIELD_NAMES = st.sampled_from(
     ["text", "study", "experiment", "participant", "RTs", "options", "age", "sex", "stai", "x"]
 )
@@ -371,40 +361,3 @@ def test_any_json_object_is_read_or_refused_by_field(fields: dict[str, Any]) -> 
         assert items is None or len(items) == transcript.num_responses
     json.loads(transcript.extra.encode(), parse_constant=pytest.fail)
     check_transcript(transcript)
-
-
-@given(st.text(st.characters(exclude_categories=()), max_size=60))
-def test_any_line_is_an_object_or_refused(line: str) -> None:
-    with contextlib.suppress(FieldError):
-        assert isinstance(parse_row(line), dict)
-
-
-@given(st.dictionaries(st.text(max_size=5), JSON_VALUES))
-def test_canonical_json_reads_back(value: dict[str, Any]) -> None:
-    assert to_json(parse_row(to_json(value))) == to_json(value)
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ('{"text": "a",}', "not valid JSON at column 14"),
-        ("{} {}", "column 4: Extra data; each line must hold one whole JSON object"),
-        ("[1]", "got list [1], expected a JSON object"),
-        ("null", "got null, expected a JSON object"),
-        ("9" * 5000, "not readable as JSON"),
-        ("[" * 100_000, "nested too deeply"),
-    ],
-)
-def test_lines_that_are_no_object_are_refused(line: str, said: str) -> None:
-    with pytest.raises(FieldError) as caught:
-        parse_row(line)
-    assert said in caught.value.reason
-
-
-def test_a_doubled_field_is_refused_by_name() -> None:
-    with pytest.raises(FieldError, match="field 'RTs': stands twice"):
-        parse_row('{"text": "a", "RTs": [1], "RTs": [2]}')
-
-
-def test_json_spelling() -> None:
-    assert [json_spelling(value) for value in (1e5, math.inf, "x", None)] == ["100000.0", "Infinity", "x", "null"]

@@ -68,23 +68,23 @@ def test_forcing_an_unknown_level_raises() -> None:
 
 def test_a_level_that_is_absent_raises_when_asked_for() -> None:
     absent = [isa for isa in ALL_LEVELS if isa not in cpu.available_isas()]
-    if not absent:
+    if not absent:  # then there is nothing to refuse
         pytest.skip("this machine has every level")
     with pytest.raises(ValueError, match="cannot run"):
         _native.exp_nonpositive(absent[0], 0, 0, 0)
 
 
-def isa_object(isa: str) -> Path:
-    """The object file of a level in the newest CMake build folder; rebuilt by `pip install -e .`."""
-    pattern = f"build/cmake-*/CMakeFiles/psyfast_core.dir/csrc/{isa}/linear_nll.cc.o"
+def isa_object(isa: str, source: str = "linear_nll") -> Path:
+    """An object file of a level in the newest CMake build folder; rebuilt by `pip install -e .`."""
+    pattern = f"build/cmake-*/CMakeFiles/psyfast_core.dir/csrc/{isa}/{source}.cc.o"
     found = sorted(ROOT.glob(pattern), key=lambda path: path.stat().st_mtime)
-    if not found:
+    if not found:  # psyfast was installed from a wheel: its objects were never here
         pytest.skip(f"no object of {isa} under build/: run `pip install -e . --no-build-isolation`")
     return found[-1]
 
 
 def read_binary(tool: str, *arguments: str) -> str:
-    if shutil.which(tool) is None:
+    if shutil.which(tool) is None:  # nothing else reads objects; continuous integration installs it
         pytest.skip(f"{tool} is absent (Debian: binutils)")
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
@@ -98,31 +98,33 @@ def functions_of(isa: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("isa", "lane", "instruction", "count"),
     [
-        ("avx2", "Fp32Lane, 6, 2", r"vfmadd\w+ps .*%ymm", 12),
-        ("avx2", "Bf16Lane, 6, 2", r"vfmadd\w+ps .*%ymm", 24),
-        ("avx512", "Fp32Lane, 6, 4", r"vfmadd\w+ps .*%zmm", 24),
-        ("avx512", "Bf16Lane, 6, 4", r"vfmadd\w+ps .*%zmm", 48),
-        ("avx512_bf16", "Fp32Lane, 6, 4", r"vfmadd\w+ps .*%zmm", 24),
-        ("avx512_bf16", "Bf16Lane, 6, 4", r"vdpbf16ps .*%zmm", 24),
+        ("avx2", "Fp32Lane, 6", r"vfmadd\w+ps .*%ymm", 12),
+        ("avx2", "Bf16Lane, 6", r"vfmadd\w+ps .*%ymm", 24),
+        ("avx512", "Fp32Lane, 6", r"vfmadd\w+ps .*%zmm", 24),
+        ("avx512", "Bf16Lane, 6", r"vfmadd\w+ps .*%zmm", 48),
+        ("avx512_bf16", "Fp32Lane, 6", r"vfmadd\w+ps .*%zmm", 24),
+        ("avx512_bf16", "Bf16Lane, 6", r"vdpbf16ps .*%zmm", 24),
     ],
 )
 def test_tiles_hold_their_accumulators_in_registers(isa: str, lane: str, instruction: str, count: int) -> None:
-    if isa not in _native.compiled_isas():
+    if isa not in _native.compiled_isas():  # not an x86-64 build, or a compiler without the level
         pytest.skip(f"{isa} is not compiled on this platform")
-    wanted = f"psyfast::{isa}::tile<psyfast::{isa}::{lane}>"
+    wanted = f"psyfast::{isa}::strip<psyfast::{isa}::{lane}, psyfast::{isa}::Prefetch>"  # its tiles are inlined
     (body,) = [code for function, code in functions_of(isa).items() if wanted in function]
     assert len(re.findall(instruction, body)) >= count
     # A few registers may be spilled where the compiler prefers it; accumulators as a whole may not live in memory.
     assert len(re.findall(r"vmovaps %[yz]mm\d+,-?0x[0-9a-f]+\(%r[sb]p\)", body)) <= count // 8
 
 
+@pytest.mark.parametrize("source", ["attention", "linear", "linear_nll"])
 @pytest.mark.parametrize("isa", ALL_LEVELS)
-def test_isa_objects_export_nothing_but_their_table(isa: str) -> None:
+def test_isa_objects_export_nothing_but_their_table(isa: str, source: str) -> None:
     """A weak inline function built with -mavx512 might be kept by the linker for every level."""
-    if isa not in _native.compiled_isas():
+    if isa not in _native.compiled_isas():  # not an x86-64 build, or a compiler without the level
         pytest.skip(f"{isa} is not compiled on this platform")
-    lines = read_binary("nm", "-C", "--defined-only", "--extern-only", str(isa_object(isa))).splitlines()
-    assert [line.split(maxsplit=2)[2] for line in lines] == [f"psyfast::{isa}::kLinearNll"]
+    lines = read_binary("nm", "-C", "--defined-only", "--extern-only", str(isa_object(isa, source))).splitlines()
+    table = "k" + "".join(word.capitalize() for word in source.split("_"))
+    assert [line.split(maxsplit=2)[2] for line in lines] == [f"psyfast::{isa}::{table}"]
 
 
 def test_portable_objects_hold_no_vector_extension() -> None:

@@ -15,7 +15,7 @@ from psyfast.model.load.locate import Located
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles, gguf_context_length
 from psyfast.model.load.weights import ResidentWeights, load_resident
 from psyfast.model.traits import Traits
-from psyfast.ops.records import Lane
+from psyfast.ops.registry import Operators
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ def context_length(located: Located) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def load_model(located: Located, lane: Lane, device: torch.device) -> LoadedModel:
+def load_model(located: Located, operators: Operators) -> LoadedModel:
     """Read a model into memory for a lane, on a device."""
     traits, files = open_model(located)
     try:
-        weights = load_resident(files, traits, lane, device, str(located.path))
+        weights = load_resident(
+            files, traits, operators.lane, operators.device, str(located.path), operators.prepare_layer
+        )
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(f"{located.path}: cannot be loaded into memory ({error}); use a smaller model") from error
     return LoadedModel(located.model_id, traits, weights, files.files, files.stored_as())

@@ -112,7 +112,7 @@ class GgufFile:
         tensor = self._tensors[name]
         try:
             values = quants.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # how gguf says that it has no de-quantisation for a type
             kind = tensor.tensor_type.name
             raise ModelError(f"{self.files[0]}: tensor '{name}' is stored as {kind}, which cannot be read") from error
         weight = torch.tensor(values, dtype=torch.float32).reshape(self.shapes[name])

@@ -21,7 +21,9 @@ def load_tokenizer(model: str | Located, revision: str | None = None) -> Any:
     source = {"gguf_file": located.path.name} if is_gguf else {}
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, **source)
-    except Exception as error:  # whatever a broken file makes the converters raise
+    # transformers and the converters below it raise what a broken file makes them stumble over (KeyError, TypeError,
+    # a bare Exception from Rust): the family is open, and all of it means that the tokenizer cannot be loaded.
+    except Exception as error:
         lines = (str(error).strip() or type(error).__name__).splitlines()
         raise ModelError(
             f"{located.name}: its tokenizer cannot be loaded from {located.path} ({type(error).__name__}: {lines[0]}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ from psyfast.ops.records import (
     LayerWeights,
     MlpWeights,
     Norm,
+    PreparedLayer,
     Rope,
 )
 
@@ -28,14 +30,14 @@ class ResidentWeights:
     """A whole model in memory (an engine's WeightSource)."""
 
     embed_tokens_VD: Tensor
-    layers: tuple[LayerWeights, ...]
+    layers: tuple[PreparedLayer, ...]
     head_weights: HeadWeights
 
     def embed(self, token_ids_T: Tensor) -> Tensor:
         """x_TD, fp32."""
         return self.embed_tokens_VD[token_ids_T].float()
 
-    def layer(self, layer_idx: int) -> LayerWeights:
+    def layer(self, layer_idx: int) -> PreparedLayer:
         """One layer's weights."""
         return self.layers[layer_idx]
 
@@ -146,14 +148,24 @@ class _Assembler:
         )
 
 
-def load_resident(files: TensorFiles, traits: Traits, lane: Lane, device: torch.device, where: str) -> ResidentWeights:
-    """Read, check and fuse a whole model. Matrices stay as stored in the fp32 lane and are bf16 in the bf16 lane."""
+def load_resident(
+    files: TensorFiles,
+    traits: Traits,
+    lane: Lane,
+    device: torch.device,
+    where: str,
+    prepare_layer: Callable[[LayerWeights], PreparedLayer] = PreparedLayer.as_loaded,
+) -> ResidentWeights:
+    """Read, check and fuse a whole model. Matrices stay as stored in the fp32 lane and are bf16 in the bf16 lane.
+
+    prepare_layer: of the operators that will run it; one layer at a time is in memory both as loaded and prepared.
+    """
     check_tensors(files, traits, where)
     assembler = _Assembler(files, traits, lane, device)
     embed = assembler.matrix("model.embed_tokens.weight")
     return ResidentWeights(
         embed_tokens_VD=embed,
-        layers=tuple(assembler.layer(layer_idx) for layer_idx in range(traits.num_layers)),
+        layers=tuple(prepare_layer(assembler.layer(layer_idx)) for layer_idx in range(traits.num_layers)),
         head_weights=HeadWeights(
             assembler.norm("model.norm"), embed if traits.tied_head else assembler.matrix("lm_head.weight")
         ),

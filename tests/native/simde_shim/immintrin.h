@@ -24,3 +24,14 @@ static inline simde__m512bh _mm512_cvtne2ps_pbh(simde__m512 high, simde__m512 lo
   __builtin_memcpy(&pairs, halves, sizeof pairs);
   return pairs;
 }
+
+// SIMDe lacks vpmovzxwd in 512 bits.
+static inline simde__m512i _mm512_cvtepu16_epi32(simde__m256i halves) {
+  unsigned short values[16];
+  unsigned words[16];
+  __builtin_memcpy(values, &halves, sizeof values);
+  for (int i = 0; i < 16; ++i) words[i] = values[i];
+  simde__m512i widened;
+  __builtin_memcpy(&widened, words, sizeof widened);
+  return widened;
+}

@@ -1,0 +1,293 @@
+// attn_in, attn_out and mlp without Python, for sanitizers: every level against a naive fp64 evaluation, with
+// buffers of exactly the size that the contract names. Exits with 1 and says what differed.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "attn_in.h"
+#include "attn_out.h"
+#include "bf16.h"
+#include "mlp.h"
+
+namespace psyfast {
+namespace {
+
+typedef std::vector<float> Floats;
+
+struct Shape {
+  int64_t num_tokens, hidden, num_heads, num_kv_heads, head_dim, feed_forward;
+  Element lane;
+};
+
+Floats draw(int64_t count, double scale, std::mt19937& random) {
+  std::normal_distribution<float> normal(0.0f, static_cast<float>(scale));
+  Floats values;
+  for (int64_t i = 0; i < count; ++i) values.push_back(normal(random));
+  return values;
+}
+
+Floats padded(const Floats& values, int64_t size) {
+  Floats out = values;
+  out.resize(static_cast<size_t>(size + kVectorPadding), 0.0f);
+  return out;
+}
+
+double rounded(double value, Element lane) {
+  return lane == Element::kBf16 ? double(float_from_bf16(bf16_from_float(float(value)))) : value;
+}
+
+// Row-major values as an operator takes them: fp32, or bf16 in the same memory.
+std::vector<uint32_t> stored(const Floats& values, Element lane) {
+  std::vector<uint32_t> words(lane == Element::kFp32 ? values.size() : (values.size() + 1) / 2);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (lane == Element::kFp32) {
+      std::memcpy(&words[i], &values[i], 4);
+    } else {
+      const uint16_t half = bf16_from_float(values[i]);
+      std::memcpy(reinterpret_cast<char*>(words.data()) + 2 * i, &half, 2);
+    }
+  }
+  return words;
+}
+
+double value_at(const std::vector<uint32_t>& words, size_t i, Element lane) {
+  float value;
+  if (lane == Element::kFp32) {
+    std::memcpy(&value, &words[i], 4);
+  } else {
+    uint16_t half;
+    std::memcpy(&half, reinterpret_cast<const char*>(words.data()) + 2 * i, 2);
+    value = float_from_bf16(half);
+  }
+  return double(value);
+}
+
+std::vector<double> normed(const float* x, const Floats& scale, int64_t count, Element lane) {
+  double squares = 0.0;
+  for (int64_t d = 0; d < count; ++d) squares += double(x[d]) * double(x[d]);
+  const double inverse = 1.0 / std::sqrt(squares / double(count) + 1e-5);
+  std::vector<double> y;
+  for (int64_t d = 0; d < count; ++d)
+    y.push_back(rounded(double(x[d]) * inverse * double(scale[size_t(d)]), lane));
+  return y;
+}
+
+double dot(const std::vector<double>& y, const Floats& weights, int64_t row, Element lane) {
+  double sum = 0.0;
+  for (size_t d = 0; d < y.size(); ++d)
+    sum += y[d] * rounded(double(weights[size_t(row) * y.size() + d]), lane);
+  return sum;
+}
+
+std::vector<uint32_t> packed(const Floats& weights, int64_t rows, int64_t inner,
+                             const std::vector<int64_t>& order, Element lane) {
+  std::vector<uint32_t> words(size_t(packed_words(int64_t(order.size()), inner, lane)));
+  pack_columns(weights.data(), Element::kFp32, rows, inner, order.data(), int64_t(order.size()), lane,
+               words.data(), 2);
+  return words;
+}
+
+std::vector<int64_t> in_order(int64_t count) {
+  std::vector<int64_t> order;
+  for (int64_t i = 0; i < count; ++i) order.push_back(i);
+  return order;
+}
+
+void expect_near(double got, double expected, double tolerance, const std::string& what) {
+  if (std::fabs(got - expected) <= tolerance * (1.0 + std::fabs(expected))) return;
+  throw std::runtime_error(what + " is " + std::to_string(got) + ", expected " + std::to_string(expected));
+}
+
+void check_mlp(const Shape& s, Isa isa, std::mt19937& random) {
+  const int64_t D = s.hidden, F = s.feed_forward;
+  const Floats x = draw(s.num_tokens * D, 1.0, random), scale = draw(D, 1.0, random);
+  const Floats gate_up = draw(2 * F * D, 1.0 / std::sqrt(double(D)), random);
+  const Floats down = draw(D * F, 1.0 / std::sqrt(double(F)), random);
+  std::vector<int64_t> order;
+  for (int64_t first = 0; first < F; first += kGatedColumns) {
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t f = first; f < first + kGatedColumns; ++f) order.push_back(f < F ? half * F + f : -1);
+    }
+  }
+  const std::vector<uint32_t> packed_up = packed(gate_up, 2 * F, D, order, s.lane);
+  const std::vector<uint32_t> packed_down = packed(down, D, F, in_order(D), s.lane);
+  const Floats norm = padded(scale, D);
+  const auto run = [&](int num_threads) {
+    Floats out = x;
+    mlp({out.data(),
+         s.num_tokens,
+         D,
+         {norm.data(), 1e-5},
+         packed_up.data(),
+         packed_down.data(),
+         s.lane,
+         F,
+         Activation::kSilu,
+         {nullptr, 0.0}},
+        isa, num_threads);
+    return out;
+  };
+  const Floats out = run(1);
+  if (run(3) != out) throw std::runtime_error("mlp: three threads give other bits than one");
+  for (int64_t t = 0; t < s.num_tokens; ++t) {
+    const std::vector<double> y = normed(x.data() + t * D, scale, D, s.lane);
+    std::vector<double> gated;
+    for (int64_t f = 0; f < F; ++f) {
+      const double gate = dot(y, gate_up, f, s.lane);
+      gated.push_back(rounded(gate / (1.0 + std::exp(-gate)) * dot(y, gate_up, F + f, s.lane), s.lane));
+    }
+    for (int64_t d = 0; d < D; ++d) {
+      const double expected = double(x[size_t(t * D + d)]) + dot(gated, down, d, s.lane);
+      expect_near(double(out[size_t(t * D + d)]), expected, s.lane == Element::kFp32 ? 2e-5 : 2e-2, "mlp");
+    }
+  }
+}
+
+void check_attn_out(const Shape& s, Isa isa, std::mt19937& random) {
+  const int64_t D = s.hidden, width = s.num_heads * s.head_dim;
+  const Floats x = draw(s.num_tokens * D, 1.0, random);
+  const Floats weights = draw(D * width, 1.0 / std::sqrt(double(width)), random);
+  const std::vector<uint32_t> o = stored(draw(s.num_tokens * width, 1.0, random), s.lane);
+  const std::vector<uint32_t> panels = packed(weights, D, width, in_order(D), s.lane);
+  const auto run = [&](int num_threads) {
+    Floats out = x;
+    attn_out({o.data(), s.num_tokens, width, panels.data(), s.lane, nullptr, {nullptr, 0.0}, out.data(), D},
+             isa, num_threads);
+    return out;
+  };
+  const Floats out = run(1);
+  if (run(3) != out) throw std::runtime_error("attn_out: three threads give other bits than one");
+  for (int64_t t = 0; t < s.num_tokens; ++t) {
+    std::vector<double> row;
+    for (int64_t i = 0; i < width; ++i) row.push_back(value_at(o, size_t(t * width + i), s.lane));
+    for (int64_t d = 0; d < D; ++d) {
+      const double expected = double(x[size_t(t * D + d)]) + dot(row, weights, d, s.lane);
+      expect_near(double(out[size_t(t * D + d)]), expected, 2e-5, "attn_out");
+    }
+  }
+}
+
+// Queries and keys turned, values as they are; the slot of token t is t + 3, so that no run begins a page.
+void check_attn_in(const Shape& s, Isa isa, std::mt19937& random) {
+  const int64_t D = s.hidden, E = s.head_dim, heads = s.num_heads + 2 * s.num_kv_heads, half = E / 2;
+  const int64_t columns = (E + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
+  const int64_t num_pages = (s.num_tokens + 3 + kPageSlots - 1) / kPageSlots + 1;
+  const Floats x = draw(s.num_tokens * D, 1.0, random), scale = draw(D, 1.0, random);
+  const Floats weights = draw(heads * E * D, 1.0 / std::sqrt(double(D)), random);
+  std::vector<int64_t> order, position, slot;
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t e = 0; e < columns; ++e) order.push_back(e < E ? head * E + e : -1);
+  }
+  const std::vector<uint32_t> panels = packed(weights, heads * E, D, order, s.lane);
+  const Floats norm = padded(scale, D), bias = padded({}, heads * columns);
+  Floats cos, sin;
+  for (int64_t t = 0; t < s.num_tokens; ++t) {
+    position.push_back(t);
+    slot.push_back(t + 3);
+    for (int64_t i = 0; i < half; ++i) {
+      cos.push_back(std::cos(float(t) / float(i + 1)));
+      sin.push_back(std::sin(float(t) / float(i + 1)));
+    }
+  }
+  // The page of the first slots is copied into the last page.
+  const int64_t run_of_copies[4] = {0, num_pages - 1, 3, 3 + (s.num_tokens < 5 ? s.num_tokens : 5)};
+  const KvPages sizes = kv_pages(nullptr, nullptr, num_pages, s.num_kv_heads, E, s.lane);
+  struct Out {
+    std::vector<uint32_t> q, k, v;
+  };
+  const auto run = [&](int num_threads) {
+    const size_t q_words = size_t(inner_steps(s.num_tokens * s.num_heads * E, s.lane));
+    Out out = {
+        std::vector<uint32_t>(q_words),
+        std::vector<uint32_t>(size_t(num_pages * s.num_kv_heads * sizes.k_steps * 64)),
+        std::vector<uint32_t>(size_t(num_pages * s.num_kv_heads * sizes.v_panels * sizes.v_steps * 64))};
+    AttnInArgs args = {};
+    args.x = x.data();
+    args.num_tokens = s.num_tokens;
+    args.hidden = D;
+    args.norm = {norm.data(), 1e-5};
+    args.panels = panels.data();
+    args.lane = s.lane;
+    args.bias = bias.data();
+    args.cos = cos.data();
+    args.sin = sin.data();
+    args.num_positions = s.num_tokens;
+    args.num_pairs = half;
+    args.num_heads = s.num_heads;
+    args.pages = kv_pages(out.k.data(), out.v.data(), num_pages, s.num_kv_heads, E, s.lane);
+    args.position = position.data();
+    args.slot = slot.data();
+    args.copy_run = run_of_copies;
+    args.num_copy_runs = 1;
+    args.num_rows = s.num_tokens;
+    args.q = out.q.data();
+    attn_in(args, isa, num_threads);
+    return out;
+  };
+  const Out out = run(1), threaded = run(3);
+  if (threaded.q != out.q || threaded.k != out.k || threaded.v != out.v) {
+    throw std::runtime_error("attn_in: three threads give other bits than one");
+  }
+  const double tolerance = s.lane == Element::kFp32 ? 2e-5 : 2e-2;
+  const int64_t a_step = s.lane == Element::kFp32 ? 1 : 2;
+  for (int64_t t = 0; t < s.num_tokens; ++t) {
+    const std::vector<double> y = normed(x.data() + t * D, scale, D, s.lane);
+    for (int64_t head = 0; head < heads; ++head) {
+      for (int64_t e = 0; e < E; ++e) {
+        double expected = dot(y, weights, head * E + e, s.lane);
+        if (head < s.num_heads + s.num_kv_heads) {
+          const size_t pair = size_t(t * half + e % half);
+          const double partner = dot(y, weights, head * E + (e + half) % E, s.lane);
+          expected = expected * double(cos[pair]) + (e < half ? -partner : partner) * double(sin[pair]);
+        }
+        for (int64_t copy = 0; copy < 2; ++copy) {
+          const int64_t at = slot[size_t(t)];
+          if (copy == 1 && (at >= run_of_copies[3] || head < s.num_heads)) continue;
+          const int64_t page = copy == 1 ? num_pages - 1 : at / 64, place = at % 64;
+          double got;
+          if (head < s.num_heads) {
+            got = value_at(out.q, size_t((t * s.num_heads + head) * E + e), s.lane);
+          } else if (head < s.num_heads + s.num_kv_heads) {
+            const int64_t row = (page * s.num_kv_heads + head - s.num_heads) * sizes.k_steps + e / a_step;
+            got = value_at(out.k, size_t((row * 64 + place) * a_step + e % a_step), s.lane);
+          } else {
+            const int64_t kv = page * s.num_kv_heads + head - s.num_heads - s.num_kv_heads;
+            const int64_t row = (kv * sizes.v_panels + e / 64) * sizes.v_steps + place / a_step;
+            got = value_at(out.v, size_t((row * 64 + e % 64) * a_step + place % a_step), s.lane);
+          }
+          expect_near(got, expected, tolerance, "attn_in, head " + std::to_string(head));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace psyfast
+
+int main() {
+  using namespace psyfast;
+  const Shape shapes[] = {{1, 5, 1, 1, 2, 3, Element::kFp32},       {13, 33, 4, 2, 16, 33, Element::kFp32},
+                          {70, 40, 2, 1, 80, 2100, Element::kFp32}, {1, 5, 1, 1, 2, 3, Element::kBf16},
+                          {13, 33, 4, 2, 16, 33, Element::kBf16},   {70, 40, 2, 1, 80, 2100, Element::kBf16}};
+  for (Isa isa : available_isas()) {
+    std::mt19937 random(12345);
+    try {
+      for (const Shape& shape : shapes) {
+        check_attn_in(shape, isa, random);
+        check_attn_out(shape, isa, random);
+        check_mlp(shape, isa, random);
+      }
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s: %s\n", isa_name(isa), error.what());
+      return 1;
+    }
+    std::printf("%s: ok\n", isa_name(isa));
+  }
+  return 0;
+}
