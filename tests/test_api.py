@@ -191,7 +191,7 @@ def test_the_manifest_says_how_the_run_was_made(model, tmp_path):
     assert manifest["status"] == "complete"
     assert manifest["config"]["seed"] == 7 and manifest["config"]["protocol"] == "exact"
     assert manifest["arithmetic"]["operators"]["linear_nll"] == "cpu"
-    assert manifest["arithmetic"]["operators"]["attention"] == "reference"
+    assert manifest["arithmetic"]["operators"]["attention"] == "cpu"
     entry = manifest["models"]["tiny"]
     assert len(entry["weights_sha256"]["model.safetensors"]) == len(entry["tokenizer_sha256"]) == 64
     assert entry["traits"]["num_layers"] == 3 and entry["stored_as"] == ["F32"]
