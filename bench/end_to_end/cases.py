@@ -76,9 +76,11 @@ class CaseMaker:
         self._protocol, self._context_limit = protocol, context_limit
 
     def plain(self, transcripts: Sequence[Transcript]) -> list[Case]:
+        """All of them in one go."""
         return [self._case("plain", "plain", transcripts)]
 
     def lengths(self, transcripts: Sequence[Transcript]) -> list[Case]:
+        """Each of them alone, the shortest first."""
         cases = [self._case(f"alone-{i}", "lengths", [one]) for i, one in enumerate(transcripts)]
         return sorted(cases, key=lambda case: case.num_tokens)
 
