@@ -64,6 +64,7 @@ def environment(contender: Contender, peers: Path, work: Path, threads: int) -> 
             "VLLM_CPU_KVCACHE_SPACE": "2",
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
             "VLLM_CACHE_ROOT": str(work / "vllm-cache"),
+            "VLLM_USE_AOT_COMPILE": "0",  # what it saves ahead of time cannot be loaded again; its other cache can
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "LD_PRELOAD": ":".join(map(str, vllm_preloads(peers))),
