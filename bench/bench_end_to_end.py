@@ -16,18 +16,19 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from end_to_end.cases import Case, CaseMaker, read_transcripts, short_transcripts
-from end_to_end.contenders import BY_NAME, CONTENDERS, PLAIN, TRUTH, Contender
+from end_to_end.contenders import BY_NAME, CONTENDERS, Contender
 from end_to_end.gguf_file import write_gguf
 from end_to_end.measures import case_facts, errors, option_figures, timings
 from end_to_end.models import SHAPES, bf16_folder, random_folder, traits_of
-from end_to_end.rounds import Bench, Run, run_once, run_rounds
+from end_to_end.rounds import Bench, Run, run_rounds
 from end_to_end.tables import markdown
+from end_to_end.truth import true_nlls
 from measuring import commit, hardware
 
 from psyfast.data.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ def main() -> None:
     traits = traits_of(model)
     gguf = write_gguf(model, args.work) if any(contender.needs_gguf for contender in contenders) else None
     bench = Bench(model, gguf, args.peers, args.work, cases)
-    truth = run_truth(bench, args.threads)
+    truth = true_nlls(bench, max(args.threads))
     runs = run_rounds(bench, contenders, args.threads, args.repeats)
     facts = {case.name: case_facts(case, traits) for case in cases}
     rows = timings(runs, facts)
@@ -134,26 +135,17 @@ def make_cases(args: argparse.Namespace, model: Path, transcripts: list) -> list
     return cases
 
 
-def run_truth(bench: Bench, threads: list[int]) -> Run | None:
-    """Transformers in fp32, once, untimed; None where no case has peers."""
-    cases = [case for case in bench.cases if case.kind in PLAIN]
-    run = run_once(replace(bench, cases=cases), TRUTH, max(threads), 0)
-    if run is not None and run.failure:
-        raise SystemExit(f"the reference ({TRUTH.name}) {run.failure}")
-    return run
-
-
-def all_errors(runs: list[Run], cases: list[Case], truth: Run | None) -> list[dict[str, Any]]:
+def all_errors(runs: list[Run], cases: list[Case], truth: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Of each contender's first finished process."""
     firsts: dict[str, Run] = {}
     for run in runs:
         if run.result is not None:
             firsts.setdefault(run.contender, run)
     return [
-        errors(run, case, truth)
+        errors(run.contender, case, run.nlls[case.name], truth[case.name])
         for run in firsts.values()
         for case in cases
-        if truth is not None and case.name in run.nlls and case.name in truth.nlls
+        if case.name in run.nlls and case.name in truth
     ]
 
 

@@ -130,18 +130,18 @@ def test_medians_spreads_and_errors_by_hand(monkeypatch):
     from end_to_end.measures import errors, timings
     from end_to_end.rounds import Run
 
-    def run(wall, nlls, contender="other"):
+    def run(wall):
         seconds = {"wall": wall, "cpu": 2 * wall, "peak_rss_bytes": 10**9}
         result = {"loading": {"wall": 3.0, "cpu": 1.0}, "cases": {"plain": seconds}}
-        return Run(contender, 2, 0, 0.5, result, {"plain": np.array(nlls)})
+        return Run("other", 2, 0, 0.5, result, {})
 
     sequence = {"ids": list(range(10)), "spans": [[1, 3], [4, 5], [6, 8]]}
     case = Case("plain", "plain", "nowhere", "exact", None, (sequence,))
-    runs = [run(wall, [1.0, 2.0, 3.0, np.nan, 1.0]) for wall in (4.0, 1.0, 2.0)]
-    (row,) = timings(runs, {"plain": {"num_tokens": 10, "gflop": 8.0}})
+    (row,) = timings([run(wall) for wall in (4.0, 1.0, 2.0)], {"plain": {"num_tokens": 10, "gflop": 8.0}})
     assert (row["wall_s"], row["cpu_s"], row["wall_spread"], row["rounds"]) == (2.0, 4.0, 1.5, 3)
     assert (row["tok_per_s"], row["gflop_per_cpu_s"], row["load_wall_s"]) == (5.0, 2.0, 3.0)
-    error = errors(runs[0], case, run(1.0, [1.5, 2.0, 2.0, 1.0, 1.0], "truth"))
+    nll, truth = np.array([1.0, 2.0, 3.0, np.nan, 1.0]), np.array([1.5, 2.0, 2.0, 1.0, 1.0])
+    error = errors("other", case, nll, truth)
     assert (error["num_responses"], error["num_not_finite"]) == (2, 1)  # responses of 2, 1 and 2 tokens
     assert (error["mean_abs_nats"], error["max_abs_nats"], error["mean_signed_nats"]) == (0.75, 1.0, 0.25)
 

@@ -69,15 +69,15 @@ def timings(runs: Sequence[Run], facts: dict[str, dict[str, Any]]) -> list[dict[
     return rows
 
 
-def errors(run: Run, case: Case, truth: Run) -> dict[str, Any]:
+def errors(contender: str, case: Case, nll: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Differences of responses' NLLs (summed over their tokens) to the truth's, in nats; NaN scores are counted apart."""
     starts = np.concatenate([[0], np.cumsum(case.span_lengths)[:-1]])
-    mine, theirs = (np.add.reduceat(one.nlls[case.name], starts) for one in (run, truth))
+    mine, theirs = (np.add.reduceat(one, starts) for one in (nll, truth))
     difference = mine - theirs
     usable = np.isfinite(difference)
     kept = difference[usable]
     return {
-        "contender": run.contender,
+        "contender": contender,
         "case": case.name,
         "num_responses": int(usable.sum()),
         "num_not_finite": int((~usable).sum()),
