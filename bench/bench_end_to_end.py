@@ -129,7 +129,7 @@ def make_cases(args: argparse.Namespace, model: Path, transcripts: list) -> list
     if "lengths" in args.cases:
         cases += maker.lengths([*transcripts, *short_transcripts(transcripts)])
     if "options" in args.cases:
-        cases += maker.options(min(transcripts[1:3] or transcripts, key=lambda one: -len(one.text)))
+        cases += maker.options(max(transcripts[:3], key=lambda one: len(one.text)))
     if "growth" in args.cases:
         cases += maker.growth(transcripts, args.grown)
     return cases

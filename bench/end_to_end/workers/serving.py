@@ -12,6 +12,7 @@ largest resident set so far (VmHWM), in bytes.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ def serve(load: Callable[[Job], Scorer], packages: Sequence[str], *, warm_up: bo
         score({"name": "warm-up", "sequences": [_beginning(job["cases"][0]["sequences"][0])]}, Stopwatch())
     result: dict[str, Any] = {
         "loading": watch.stop(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {name: metadata.version(name) for name in packages} | preloaded(),
         "cases": {},
     }
     for case in job["cases"]:
@@ -74,6 +75,11 @@ def serve(load: Callable[[Job], Scorer], packages: Sequence[str], *, warm_up: bo
         np.save(out / f"{case['name']}.npy", np.concatenate([np.asarray(nll, np.float64) for nll in nlls]))
         result["cases"][case["name"]] = {**seconds, "peak_rss_bytes": peak_rss_bytes(), **case.get("told", {})}
     (out / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def preloaded() -> dict[str, str]:
+    """Libraries in LD_PRELOAD, for what depends on them says so."""
+    return {Path(path).name: "preloaded" for path in os.environ.get("LD_PRELOAD", "").split(":") if path}
 
 
 def scored_positions(sequence: dict[str, Any]) -> np.ndarray:
