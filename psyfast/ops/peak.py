@@ -30,8 +30,8 @@ TILE_WORDS = 64  # of the inner dimension: 16 KB of weights, half of the smalles
 TILE_FLOP = 1e8  # of a repeat, a thread: 0.4 ms where bf16 is fastest, 3 ms on the portable level
 ROWS_A_THREAD, INNER, COLUMNS = 192, 1024, 1024  # of a whole product
 QUICK_SECONDS = 0.15
-SURVEY_SECONDS = 0.06  # of each product in a round
-SURVEY_ROUNDS = 2
+SURVEY_SECONDS = 0.04  # of each product in a round
+SURVEY_ROUNDS = 3
 DTYPE = {Lane.FP32: torch.float32, Lane.BF16: torch.bfloat16}
 
 
@@ -46,6 +46,11 @@ class Timing:
     def best(self) -> float:
         """GFLOP/s of the fastest repeat: what the machine can do when nobody else wants it."""
         return self.flop / min(self.seconds) / 1e9
+
+    @classmethod
+    def joined(cls, timings: Sequence[Timing]) -> Timing:
+        """All repeats of the same product."""
+        return cls(timings[0].flop, tuple(taken for timing in timings for taken in timing.seconds))
 
     @property
     def median(self) -> float:
@@ -79,7 +84,7 @@ class Measured:
 def time_tile(
     x_RK: Tensor, weight_CK: Tensor, lane: Lane, laps: int, *, isa: str, num_threads: int, seconds: float
 ) -> tuple[Tensor, Timing]:
-    """laps · x · weightᵀ of a tile [6, 64], its columns beyond the level's tile 0; every thread computes it.
+    """A tile [6, 64] of laps · x · weightᵀ, zeros behind the level's own columns; every thread computes it.
 
     Repeats go on for `seconds`, twice at least. Raises BackendError for bad arguments.
     """
@@ -216,26 +221,22 @@ def survey(
     num_threads: Sequence[int], *, seconds: float = SURVEY_SECONDS, rounds: int = SURVEY_ROUNDS
 ) -> list[Measured]:
     """Every product at every level and lane, with these numbers of threads, in interleaved rounds."""
-    cases = [
-        (product, isa, lane, threads)
-        for product, isas in (("tile", available_isas()), ("whole", available_isas()), ("torch", [""]))
+    levels: dict[str, list[str | None]] = {"tile": [*available_isas()], "whole": [*available_isas()], "torch": [None]}
+    found: dict[tuple[str, str | None, Lane, int], list[Timing]] = {
+        (product, isa, lane, threads): []
+        for product, isas in levels.items()
         for isa in isas
         for lane in Lane
         for threads in num_threads
-    ]
-    found: dict[tuple[str, str, Lane, int], Timing] = {}
+    }
     for _ in range(rounds):
-        for case in cases:
-            found[case] = _joined(found.get(case), _measure(*case, seconds))
-    return [Measured(product, isa or None, lane, threads, found[product, isa, lane, threads]) for product, isa, lane, threads in cases]
-
-
-def _measure(product: str, isa: str, lane: Lane, num_threads: int, seconds: float) -> Timing:
-    if product == "torch":
-        return measure_torch(lane, num_threads, seconds)
-    measure = measure_tile if product == "tile" else measure_product
-    return measure(lane, isa, num_threads, seconds)
-
-
-def _joined(before: Timing | None, after: Timing) -> Timing:
-    return after if before is None else Timing(after.flop, before.seconds + after.seconds)
+        for (product, isa, lane, threads), timings in found.items():
+            if isa is None:
+                timings.append(measure_torch(lane, threads, seconds))
+            elif product == "whole":
+                timings.append(measure_product(lane, isa, threads, seconds))
+            elif tile_lane(lane, isa) is lane:
+                timings.append(measure_tile(lane, isa, threads, seconds))
+            else:  # the same product, the same figure
+                timings.append(found[product, isa, Lane.FP32, threads][-1])
+    return [Measured(*case, Timing.joined(timings)) for case, timings in found.items()]
