@@ -77,7 +77,7 @@ def peak_table(measured: list[dict[str, Any]]) -> Table:
     rates = {(row["product"], row["isa"], row["threads"], row["lane"]): row["gflop_per_s"] for row in measured}
     for product, name in (("tile", "tile"), ("whole", "whole"), ("torch", "torch.mm")):
         for isa in dict.fromkeys(row["isa"] for row in measured if row["product"] == product):
-            cells = [f"{rates[(product, isa, *column)]:,.0f}" for column in columns]
+            cells = [f"{rates[(product, isa, threads, lane)]:,.0f}" for threads, lane in columns]
             table.add_row(name, isa or "", *cells)
         table.add_section()
     return table
