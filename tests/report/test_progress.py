@@ -134,7 +134,7 @@ def shown_in_a_terminal(columns: int, **fields: object) -> list[str]:
     [
         ("smollm2-135m-instruct", 0, 1, 0.714, "smollm2-135m-instruct ━"),
         ("smollm2-135m-instruct", 9, 12, 1.0, "smollm2-135… (10 of 12) ━"),
-        ("a-model-with-a-name-of-very-many-parts-1B", 0, 1, 0.714, "a-model-with-a-name-o… ━"),
+        ("a-model-with-a-name-of-very-many-parts-1B", 0, 1, 0.714, "a-model-with-a-name-of… ━"),
         ("tiny", 0, 1, None, "tiny ━"),
     ],
 )
