@@ -1,4 +1,4 @@
-"""Which cases are run: all shapes at the level in use, the first shape at every level; options choose others."""
+"""Which cases are run: the first shape at every ISA level, others at the level in use; options choose more or fewer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from psyfast.ops.records import Lane
 OPTIONS = {
     "--operators": (list(PROBLEMS), "operators"),
     "--lanes": ([lane.value for lane in Lane], "arithmetic"),
-    "--shapes": (list(SHAPES), "of which model"),
-    "--tokens": (["64", "2000"], "batches of so many tokens, also 20000 …"),
+    "--shapes": (["135M", "0.6B"], f"models' sizes, of {', '.join(SHAPES)}"),
+    "--tokens": (["64", "2000"], "batches of so many tokens, 20000 as well"),
     "--isas": ([], "ISA levels, at every shape"),
 }
 
@@ -62,7 +62,7 @@ def _chosen(config: pytest.Config, name: str) -> list[str]:
     if given is None:
         return default
     chosen = given.split(",")
-    known = {"--tokens": None, "--isas": cpu.available_isas()}.get(name, default)
+    known = {"--tokens": None, "--isas": cpu.available_isas(), "--shapes": list(SHAPES)}.get(name, default)
     bad = [v for v in chosen if (v not in known if known is not None else not (v.isdigit() and int(v) > 0))]
     if bad:
         expected = ", ".join(known) if known is not None else "positive whole numbers"
