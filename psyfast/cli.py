@@ -202,7 +202,7 @@ def _show_run(
     manifest = run.read_manifest()
     if as_json:
         document: dict[str, Any] = {"run": str(run.path), "summary": [asdict(row) for row in rows]}
-        document |= {"flags": manifest["flags"], "tokens": manifest["tokens"], "seconds": manifest["seconds"]}
+        document |= {name: manifest[name] for name in ("flags", "tokens", "seconds")} | {"peak": manifest.get("peak")}
         if comparison is not None:
             same = {"same_bits": comparison.same_bits, "differences": list(reasons)}
             document["comparison"] = {**asdict(comparison), **same}

@@ -57,6 +57,7 @@ def test_score_json_is_one_document(model, data, tmp_path):
     assert document["summary"][0]["num_scored"] == 6
     assert document["summary"][0]["guess_nats"] == pytest.approx(0.6931, abs=1e-4)
     assert document["run"] == str(tmp_path / "run")
+    assert document["peak"]["share"] > 0
 
 
 def test_making_a_run_again_says_whether_the_bits_agree(model, data, tmp_path):
