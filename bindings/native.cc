@@ -113,6 +113,7 @@ PYBIND11_MODULE(_native, m) {
   export_linear_nll(m);
   export_attention(m);
   export_linear(m);
+  export_peak(m);
   export_forest(m);
   m.def("exp_nonpositive", [](const std::string& isa, uintptr_t x, uintptr_t out, int64_t count) {
     evaluate(&LinearNllKernels::exp_nonpositive, isa, x, out, count);

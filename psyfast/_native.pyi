@@ -150,6 +150,37 @@ def activate(isa: str, lane: str, activation: str, x: int, out: int, count: int,
 def exp_nonpositive(isa: str, x: int, out: int, count: int, /) -> None: ...
 def tanh_any(isa: str, x: int, out: int, count: int, /) -> None: ...
 
+TILE_ROWS: int
+PANEL_COLUMNS: int
+
+def tile_columns(isa: str, /) -> int: ...
+def has_bf16_dots(isa: str, /) -> bool: ...
+def time_tile(
+    *,
+    x: int,
+    panel: int,
+    inner: int,
+    lane: str,
+    laps: int,
+    out: int,
+    seconds: float,
+    num_threads: int,
+    isa: str = "",
+) -> tuple[float, list[float]]: ...
+def time_product(
+    *,
+    x: int,
+    num_rows: int,
+    inner: int,
+    panels: int,
+    num_columns: int,
+    lane: str,
+    out: int,
+    seconds: float,
+    num_threads: int,
+    isa: str = "",
+) -> tuple[float, list[float]]: ...
+
 PAGE_SLOTS: int
 MAX_OPTION_COLUMNS: int
 

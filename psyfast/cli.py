@@ -202,7 +202,7 @@ def _show_run(
     manifest = run.read_manifest()
     if as_json:
         document: dict[str, Any] = {"run": str(run.path), "summary": [asdict(row) for row in rows]}
-        document |= {"flags": manifest["flags"], "tokens": manifest["tokens"], "seconds": manifest["seconds"]}
+        document |= {name: manifest[name] for name in ("flags", "tokens", "seconds")} | {"peak": manifest.get("peak")}
         if comparison is not None:
             same = {"same_bits": comparison.same_bits, "differences": list(reasons)}
             document["comparison"] = {**asdict(comparison), **same}
@@ -237,7 +237,17 @@ def _arithmetic_note(manifest: dict[str, Any]) -> str:
     for operator, backend in used["operators"].items():
         by_backend.setdefault(backend if backend != "cpu" else f"cpu ({used['isa']})", []).append(operator)
     backends = "; ".join(f"{', '.join(operators)}: {backend}" for backend, operators in by_backend.items())
-    return f"computed in {used['lane']} on {used['device']}, {used['threads']} threads; {backends}"
+    threads = f"{used['threads']} thread{'s' if used['threads'] > 1 else ''}"
+    return (
+        f"computed in {used['lane']} on {used['device']}, {threads}{_peak_note(manifest.get('peak', {}))}; {backends}"
+    )
+
+
+def _peak_note(peak: dict[str, Any]) -> str:
+    """How near the engine came to the machine's peak in the last session, where both are known."""
+    if peak.get("share") is None:
+        return ""
+    return f", at {peak['share']:.0%} of its peak of {peak['gflop_per_s']:,.0f} GFLOP/s"
 
 
 def _verdict(comparison: Comparison, reasons: Sequence[str]) -> str:
@@ -306,15 +316,29 @@ def sample(
 
 
 @app.command()
-def doctor(lane: LaneOption = "bf16", device: Device = "cpu", backend: Backend = "auto", as_json: Json = False) -> None:
+def doctor(
+    lane: LaneOption = "bf16",
+    device: Device = "cpu",
+    backend: Backend = "auto",
+    peak: Annotated[bool, typer.Option("--peak", help="Also measure how fast matrices are multiplied here.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show what this machine has and what psyfast would use."""
-    from psyfast.doctor import diagnose, doctor_table
+    from psyfast.doctor import PEAK_NOTES, diagnose, doctor_table, measure_peak, peak_table
 
     findings = diagnose(lane=lane, device=device, backend=backend)
+    if peak:
+        findings["peak"] = measure_peak()
     if as_json:
         typer.echo(json.dumps(findings, indent=1))
-    else:
-        _console().print(doctor_table(findings))
+        return
+    console = _console()
+    console.print(doctor_table(findings))
+    if peak:
+        console.print()
+        console.print(peak_table(findings["peak"]))
+        for note in PEAK_NOTES:
+            console.print(note, style="dim", highlight=False)
 
 
 def _version(asked: bool) -> None:

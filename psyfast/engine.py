@@ -18,6 +18,7 @@ from psyfast.model.traits import Traits
 from psyfast.ops.records import HeadScores, HeadWeights, Pages, PreparedLayer, RopeTables
 from psyfast.ops.registry import Operators
 from psyfast.plan.batch import Batch
+from psyfast.plan.flops import ModelShape
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
 
 
@@ -82,6 +83,19 @@ def with_every_row(batch: Batch) -> Batch:
         rows_N=np.concatenate([batch.rows_N, others]),
         target_N=np.concatenate([batch.target_N, np.zeros_like(others)]),
         option_ids_NK=np.pad(batch.option_ids_NK, ((0, len(others)), (0, 0)), constant_values=-1),
+    )
+
+
+def model_shape(traits: Traits) -> ModelShape:
+    """The sizes that decide how many floating-point operations a batch requires."""
+    return ModelShape(
+        hidden_size=traits.hidden_size,
+        intermediate_size=traits.intermediate_size,
+        num_heads=traits.num_heads,
+        num_kv_heads=traits.num_kv_heads,
+        head_dim=traits.head_dim,
+        vocab_size=traits.vocab_size,
+        windows=(None,) * traits.num_layers,
     )
 
 

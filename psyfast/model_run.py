@@ -19,15 +19,17 @@ from psyfast.data.encode import Encoded, Protocol, encode_many
 from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
-from psyfast.engine import Engine, bytes_a_slot
+from psyfast.engine import Engine, bytes_a_slot, model_shape
 from psyfast.errors import DataError, RunInterruptedError
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import LoadedModel, file_hashes, load_model
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.ops.registry import Operators
+from psyfast.plan.batch import plan_batch
+from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
 from psyfast.plan.records import Plan, Request
 from psyfast.plan.windows import Window, window_slots, windows
-from psyfast.report.progress import Meter, OnProgress
+from psyfast.report.progress import Meter, OnProgress, WindowSize
 from psyfast.rows import DIGEST_BYTES, EntryScores, TranscriptScores, request_of, response_rows, transcript_digest
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
@@ -45,6 +47,18 @@ class Work:
     request: Request
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What windows required of the engine, and the seconds that it took."""
+
+    required: RequiredFlop = NO_FLOP
+    seconds: float = 0.0
+
+    def plus(self, required: RequiredFlop, seconds: float) -> Spent:
+        """With another window's, or another model's."""
+        return Spent(self.required + required, self.seconds + seconds)
+
+
 class ModelRun:
     """Scores a run's transcripts under one model: `open`, then `score`."""
 
@@ -58,10 +72,12 @@ class ModelRun:
         digests: bytes,
         num_chars: int,
         place: tuple[int, int],
+        peak: float | None,
     ) -> None:
         self.config, self.operators, self.located = config, operators, located
         self.run, self.reader = run, reader
-        self._digests, self._num_chars, self._place = digests, num_chars, place
+        self._digests, self._num_chars, self._place, self._peak = digests, num_chars, place, peak
+        self.spent = Spent()
 
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
@@ -104,7 +120,8 @@ class ModelRun:
     def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
         """Make every part that is missing."""
         for condition in self.config.conditions:
-            meter = Meter(self.model.model_id, self._place, self.model.traits.num_layers, self._num_chars, on_progress)
+            num_layers = self.model.traits.num_layers
+            meter = Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
             finished = self.run.finished_parts(self.model.model_id, condition)
             transcripts = _Checked(iter(self.reader), self._digests)
             for part_idx, start, stop in gaps(finished):
@@ -142,8 +159,11 @@ class ModelRun:
     ) -> None:
         works, plan = window.items, window.plan()
         stopwatch.lap("plan")
+        required = self._required(plan, works)
         num_chars = sum(len(work.transcript.text) for work in works)
-        entries = self._run_batches(plan, num_chars, meter)
+        size = WindowSize(num_chars, plan.num_request_tokens, required.total)
+        with meter.engine(size):
+            entries = self._run_batches(plan, meter)
         stopwatch.lap("engine")
         rows: list[dict[str, Any]] = []
         for work, tokens, branches in zip(works, plan.requests, plan.branches, strict=True):
@@ -154,13 +174,21 @@ class ModelRun:
         schema = responses_schema(per_token=self.config.per_token)
         self.run.write_part(self.model.model_id, condition, record, rows, schema)
         stopwatch.skip()
-        meter.finish(num_chars, plan.num_request_tokens)
+        meter.finish(size)
+        self.spent = self.spent.plus(required, record.seconds["engine"])
         log.info("part %d: %d transcripts, %s", part_idx, len(works), record.seconds)
 
-    def _run_batches(self, plan: Plan, num_chars: int, meter: Meter) -> EntryScores:
+    def _required(self, plan: Plan, works: list[Work]) -> RequiredFlop:
+        """What a window requires; where prefixes are computed anew for comparison, what they would with sharing."""
+        if not self.config.share:
+            plan = plan_batch([work.request for work in works])
+        shape = model_shape(self.model.traits)
+        return sum((required_flop(batch, shape) for batch in plan.batches), NO_FLOP)
+
+    def _run_batches(self, plan: Plan, meter: Meter) -> EntryScores:
         parts = []
         for batch_idx, batch in enumerate(plan.batches):
-            on_layer = meter.on_layer(num_chars, plan.num_request_tokens, (batch_idx, len(plan.batches)))
+            on_layer = meter.on_layer((batch_idx, len(plan.batches)))
             parts.append(EntryScores.of(self.engine.run(batch, on_layer), batch.target_N))
         return EntryScores.joined(parts)
 

@@ -25,10 +25,11 @@ from psyfast.data.transcripts import ReadReport, TranscriptReader
 from psyfast.errors import DataError
 from psyfast.inputs import Inputs
 from psyfast.model.load.model import open_model
-from psyfast.model_run import ModelRun, gaps
+from psyfast.model_run import ModelRun, Spent, gaps
+from psyfast.ops.peak import peak_of
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
-from psyfast.report.progress import OnProgress
+from psyfast.report.progress import OnProgress, peak_share_of
 from psyfast.rows import participant_row, transcript_digest
 from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data
 from psyfast.store.run_folder import PartRecord, RunFolder, streamed_table
@@ -104,15 +105,19 @@ def _score_locked(inputs: Inputs, on_progress: OnProgress | None, should_stop: C
     if repeat is not None:
         require_same_data(repeat, manifest, f"{run.path}: cannot make the run again")
     log.info("%d transcripts, %d responses; %s", scan.num_transcripts, scan.num_responses, describe(operators))
+    peak = manifest["peak"]["gflop_per_s"]
+    spent = Spent()
     for model_idx, place in enumerate(inputs.located):
         position = (model_idx, len(inputs.located))
-        model_run = ModelRun(config, operators, place, run, inputs.reader, scan.digests, scan.num_chars, position)
+        model_run = ModelRun(config, operators, place, run, inputs.reader, scan.digests, scan.num_chars, position, peak)
         recorded = (repeat or manifest)["models"].get(place.model_id)
         # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
         manifest["models"][place.model_id] = model_run.open(recorded)
         manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
         run.write_manifest(manifest)
         model_run.score(on_progress, should_stop)
+        spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
+    manifest["peak"].update(_share_of_peak(spent, peak))
     _close(manifest, run, config, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
@@ -168,6 +173,7 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
         "libraries": library_versions(),
         "threads": torch.get_num_threads(),
         "machine": machine(),
+        "peak": {"gflop_per_s": peak_of(operators)},
     }
     started = (
         {
@@ -187,6 +193,16 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
         "config": config.to_dict(),
         "arithmetic": {**describe(operators), "threads": torch.get_num_threads()},
         "data": scan.to_dict(),
+    }
+
+
+def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
+    """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak."""
+    return {
+        "required_gflop": spent.required.total / 1e9,
+        "spared_gflop": spent.required.spared / 1e9,
+        "engine_seconds": spent.seconds,
+        "share": peak_share_of(spent.required.total, spent.seconds, peak),
     }
 
 
