@@ -109,11 +109,6 @@ void pack_columns(const void* weights, Element source, int64_t num_rows, int64_t
   }
 }
 
-void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
-                 uint32_t* packed, int num_threads) {
-  pack_columns(weights, source, num_columns, inner, nullptr, num_columns, lane, packed, num_threads);
-}
-
 KvPages kv_pages(uint32_t* k, uint32_t* v, int64_t num_pages, int64_t num_kv_heads, int64_t head_dim,
                  Element lane) {
   return {k,

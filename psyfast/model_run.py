@@ -94,7 +94,7 @@ class ModelRun:
             "weights_sha256": file_hashes(model.files),
             "tokenizer_sha256": self.tokenizer.sha256,
             "stored_as": list(model.stored_as),
-            "dtype": str(model.weights.embed_tokens_VD.dtype).removeprefix("torch."),
+            "dtype": str(model.weights.embedding.dtype).removeprefix("torch."),
             "quantisation": model.stored_as[0] if model.stored_as[0] not in ("F32", "F16", "BF16") else None,
             "adapters": [],
             "traits": json.loads(json.dumps(asdict(model.traits))),
