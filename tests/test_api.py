@@ -1,7 +1,6 @@
 """Scoring from Python: rows in, a typed result out, every column as docs/results.md says."""
 
 import json
-import math
 
 import pyarrow.parquet as pq
 import pytest
