@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from psyfast.errors import ModelError
-from psyfast.model.load.gguf_tokenizer import gguf_tokenizer
 from psyfast.model.load.locate import Located, locate
 
 
@@ -16,8 +15,11 @@ def load_tokenizer(model: str | Located, revision: str | None = None) -> Any:
     """
     located = locate(model, revision) if isinstance(model, str) else model
     is_gguf = located.kind == "gguf"
-    if is_gguf and (built := gguf_tokenizer(located.path)) is not None:
-        return built
+    if is_gguf:
+        from psyfast.model.load.gguf_tokenizer import gguf_tokenizer
+
+        if (built := gguf_tokenizer(located.path)) is not None:
+            return built
     from transformers import AutoTokenizer  # costs seconds
 
     folder = located.path.parent if is_gguf else located.path
