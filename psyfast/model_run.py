@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice, tee
 from typing import Any
@@ -66,8 +67,10 @@ class ModelRun:
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
         started = time.perf_counter()
-        self.model = load_model(self.located, self.operators)
-        self.tokenizer = Tokenizer(load_tokenizer(self.located))
+        with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free most of the time
+            tokenizer = pool.submit(lambda: Tokenizer(load_tokenizer(self.located)))
+            self.model = load_model(self.located, self.operators)
+        self.tokenizer = tokenizer.result()
         self.engine = Engine(self.model.traits, self.model.weights, self.operators)
         self.window_slots = self._window_slots(recorded)
         entry = self._entry(self.model)
