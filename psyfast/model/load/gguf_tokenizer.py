@@ -30,10 +30,14 @@ SPLITS = {
     "llama-v3": _LLAMA_3,
     "qwen2": _QWEN_2,
 }
-"""How text is cut before merging, by `tokenizer.ggml.pre`; None: as GPT-2 does, which transformers takes for smollm, too."""
+"""How text is cut before merging, by `tokenizer.ggml.pre`; None: as GPT-2 does.
+
+smollm follows transformers; llama.cpp, and the model's own tokenizer.json, set digits apart first, so that two white
+spaces before a digit merge there and not here.
+"""
 
 ALWAYS_SPECIAL = "<|endoftext|>"
-"""Special in a byte-level BPE that has it, whatever its type is said to be."""
+"""Special in a byte-level BPE that has it, unless it is marked as user-defined."""
 
 _CONTROL, _USER_DEFINED = 3, 4
 _NAMED = ("bos", "eos", "unknown", "padding")
@@ -130,15 +134,15 @@ def _types(said: dict[str, Any], tokens: list[str], path: Path) -> list[int]:
 
 
 def _add_special_tokens(backend: Backend, tokens: list[str], types: list[int], named: dict[str, str | None]) -> None:
-    """Tokens that no merge makes: those marked as control or user-defined, and those that the file names."""
+    """Tokens that no merge makes: those marked as user-defined, and as special those marked as control or named."""
     from tokenizers import AddedToken
 
-    special = dict.fromkeys(token for token in named.values() if token is not None)
-    special |= dict.fromkeys(token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL)
-    if backend.token_to_id(ALWAYS_SPECIAL) is not None:
-        special[ALWAYS_SPECIAL] = None
-    plain = [token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED and token not in special]
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    special = [token for token in (*named.values(), ALWAYS_SPECIAL) if token and backend.token_to_id(token) is not None]
+    special += [token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL]
+    plain = dict.fromkeys(token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED)
+    backend.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in dict.fromkeys(special) if token not in plain]
+    )
     backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in plain])
 
 
