@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from psyfast.errors import ModelError
 from psyfast.model.load.gguf_header import GgufHeader
-from psyfast.model.load.tensors import PIECE_VALUES, GgufFile, _dequantised
+from psyfast.model.load.tensors import GgufFile
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 TENSORS = {
@@ -184,18 +184,32 @@ def test_values_begin_at_a_multiple_of_the_alignment(tmp_path, alignment):
     assert GgufHeader(path).tensors[0].start % alignment == 0
 
 
+MANY_VALUES = 300_000  # more than are de-quantised at a time
 BLOCK_TYPES = [kind for kind in gguf.GGMLQuantizationType if kind in gguf.quants._type_traits]
 
 
-@pytest.mark.parametrize("kind", [*BLOCK_TYPES, gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16], ids=str)
-def test_de_quantisation_in_pieces_gives_the_bits_of_the_whole(kind):
+def finite_blocks(kind, num_blocks):
+    """Random bytes of blocks, [num_blocks, bytes of a block], and their values, [num_blocks, values of a block]."""
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    num_blocks = 2 * PIECE_VALUES // block_size + 3  # two whole pieces, and a little of a third
-    stored = np.random.default_rng(0).integers(0, 256, num_blocks * block_bytes, dtype=np.uint8)
+    found = np.random.default_rng(0).integers(0, 256, (num_blocks, block_bytes), dtype=np.uint8)
     with np.errstate(all="ignore"):
-        expected = gguf.quants.dequantize(stored, kind)
-        values = _dequantised(stored, kind)
-    assert np.array_equal(values.view(np.uint32), expected.view(np.uint32))
+        values = gguf.quants.dequantize(found, kind).reshape(num_blocks, block_size)
+    finite = np.isfinite(values).all(1)
+    return found[finite], values[finite]
+
+
+@pytest.mark.parametrize(
+    "kind", [*BLOCK_TYPES, gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16], ids=lambda kind: kind.name
+)
+def test_values_have_the_bits_that_the_gguf_package_gives_them(tmp_path, kind):
+    blocks, values = finite_blocks(kind, 4 * MANY_VALUES // gguf.GGML_QUANT_SIZES[kind][0])
+    for num_rows in (1, 7, len(blocks) // 2):
+        a_row = len(blocks) // num_rows
+        stored, expected = blocks[: num_rows * a_row], values[: num_rows * a_row].reshape(num_rows, -1)
+        file = write_tensors(tmp_path / "x.gguf", {"blk.0.ffn_down.weight": (stored.reshape(num_rows, -1), kind)})
+        read = GgufFile(file).read("model.layers.0.mlp.down_proj.weight").float().numpy()
+        assert read.shape == expected.shape
+        assert np.array_equal(read.view(np.uint32), expected.astype(np.float32).view(np.uint32))
 
 
 def test_a_type_without_de_quantisation_is_named(tmp_path):

@@ -32,8 +32,8 @@ SPLITS = {
 }
 """How text is cut before merging, by `tokenizer.ggml.pre`; None: as GPT-2 does.
 
-smollm follows transformers; llama.cpp, and the model's own tokenizer.json, set digits apart first, so that two white
-spaces before a digit merge there and not here.
+smollm follows transformers. llama.cpp sets digits apart before anything else, so that there two white spaces before a
+digit may be one token, and here they are two.
 """
 
 ALWAYS_SPECIAL = "<|endoftext|>"
