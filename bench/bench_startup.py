@@ -2,11 +2,11 @@
 
     OMP_WAIT_POLICY=passive python bench/bench_startup.py --repeats 5
 
-process: wall and CPU seconds of the whole, from fork to exit; `startup` is the wall time without the run's own stages
-(scan, read_encode, plan, engine, rows: the manifest's `seconds`), so imports, loading, the table and the exit. Warm:
-files in the page cache. Cold: the model's and the packages' pages dropped before each run, as far as no other process
-maps them. imports: seconds by package under -X importtime, which itself adds some. load: the parts of opening a model,
-one after the other (a run overlaps some), in this process. One JSON line each; medians of interleaved runs.
+process: wall and CPU seconds from the fork to the first call of the engine, and of the whole; `load` and `scan` are the
+manifest's. Warm: files in the page cache. Cold: the model's and the packages' pages dropped before each run, as far as
+no other process maps them. imports: seconds by package under -X importtime, which itself adds some. load: the parts of
+opening a model, one after the other (a run overlaps some), in this process. One JSON line each; medians of interleaved
+runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,22 @@ from psyfast.store.reading import compare_runs
 
 MODEL = "smollm2-135m-instruct"
 TRANSCRIPT = {"text": "You choose between J and F.\nYou press <<J>>.", "participant": 1}
+RUN = """
+import json, sys, time
+from psyfast import cli, engine
+
+run, started = engine.Engine.run, float(sys.argv.pop(1))
+
+def reporting(self, *args, **kwargs):
+    print(json.dumps({"wall": time.time() - started, "cpu": time.process_time()}), flush=True)
+    engine.Engine.run = run
+    return run(self, *args, **kwargs)
+
+engine.Engine.run = reporting
+cli.main()
+"""
+"""`psyfast`, saying when it comes to the engine."""
+
 Sample = dict[str, float]
 
 
@@ -77,23 +93,19 @@ class Processes:
         return warm, cold, imports
 
     def process(self) -> Sample:
-        """One run, measured from outside and by its manifest."""
+        """One run, measured from outside, from within, and by its manifest."""
         start = time.perf_counter()
-        child = self._start()
-        _, status, usage = os.wait4(child.pid, 0)
+        child = self._start(stdout=subprocess.PIPE)
+        text, _ = child.communicate()
         wall = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out = self._check(child.returncode)
-        manifest = json.loads((out / "manifest.json").read_text())
-        stages = manifest["seconds"]
+        manifest = json.loads((self._check(child.returncode) / "manifest.json").read_text())
+        first_call = json.loads(text.splitlines()[0])
         return {
-            "wall": wall,
-            "cpu": usage.ru_utime + usage.ru_stime,
-            "startup": wall - sum(stages.values()),
+            "first_call": first_call["wall"],
+            "first_call_cpu": first_call["cpu"],
+            "scan": manifest["seconds"]["scan"],
             "load": sum(model["seconds_to_load"] for model in manifest["models"].values()),
-            "scan": stages["scan"],
-            "engine": stages["engine"],
-            "peak_rss_gb": usage.ru_maxrss * 1024 / 1e9,
+            "whole": wall,
         }
 
     def imports(self) -> Sample:
@@ -103,15 +115,20 @@ class Processes:
         self._check(child.returncode)
         return seconds_by_package(text)
 
-    def _start(self, *options: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    def _start(
+        self, *options: str, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         self.num_runs += 1
-        out = self.folder / f"run{self.num_runs}"
-        command = [sys.executable, *options, "-m", "psyfast.cli", "score", self.data, "-m", self.model, "-o", out]
-        return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=stderr, text=True)
+        arguments = ["score", self.data, "-m", self.model, "-o", self._folder()]
+        command = [sys.executable, *options, "-c", RUN, time.time(), *arguments]
+        return subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr, text=True)
+
+    def _folder(self) -> Path:
+        return self.folder / f"run{self.num_runs}"
 
     def _check(self, returncode: int) -> Path:
         """A run that failed, or gave other bits than the first, is not timed."""
-        out = self.folder / f"run{self.num_runs}"
+        out = self._folder()
         if returncode != 0:
             raise SystemExit(f"psyfast score ended with {returncode}: not timed")
         if self.num_runs > 1 and not compare_runs(self.folder / "run1", out).same_bits:
