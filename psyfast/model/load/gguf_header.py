@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
 
 from psyfast.errors import ModelError
 
@@ -90,6 +91,10 @@ class GgufHeader:
             return None
         start, count = self._strings[key]
         return self._reader.strings_at(start, count, f"'{key}'")
+
+    def stored(self, tensor: StoredTensor) -> NDArray[np.uint8]:
+        """A tensor's bytes, straight from the file."""
+        return np.frombuffer(self._reader.data, np.uint8, tensor.num_bytes, tensor.start)
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,9 @@ from psyfast.model.load.assembly import Assembler, Embedding
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.traits import Traits
 from psyfast.ops.records import HeadWeights, Lane, PreparedLayer
+
+MAX_THREADS = 8
+"""Layers prepared at once: beyond that, threads wait for one another's Python."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,12 @@ def load_resident(
     prepare_layer: of the operators that will run it. Matrices go straight from the file into their prepared form.
     """
     assembler = Assembler(files, traits, lane, device, where)
+    num_threads = min(MAX_THREADS, torch.get_num_threads())
+    with ThreadPoolExecutor(num_threads) as pool:
+        layers = pool.map(lambda idx: prepare_layer(assembler.layer(idx), num_threads=1), range(traits.num_layers))
+        prepared = tuple(layers)
     return ResidentWeights(
         embedding=assembler.embedding(),
-        layers=tuple(prepare_layer(assembler.layer(layer_idx)) for layer_idx in range(traits.num_layers)),
+        layers=prepared,
         head_weights=assembler.head(),
     )
