@@ -74,7 +74,15 @@ PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response'
 Workers = Annotated[int, typer.Option(metavar="N", help="Processes that tokenise, beside this one.")]
 WindowSlots = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Tokens planned and run together. [default: 16384, less if memory is short]"),
+    typer.Option(metavar="N", help="Tokens planned and run together. [default: 16384, more or less as memory allows]"),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Of the whole process: 3GB, 2.5GiB, or bytes. [default: the memory at hand]"),
+]
+Weights = Annotated[
+    str,
+    typer.Option(metavar="MODE", help="auto | resident | streamed (read layer by layer, for models beyond memory)."),
 ]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Compute shared prefixes anew each time, for comparison.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -102,6 +110,8 @@ def score(
     seed: Seed = 0,
     per_token: PerToken = False,
     workers: Workers = 0,
+    memory_limit: MemoryLimit = None,
+    weights: Weights = "auto",
     window_slots: WindowSlots = None,
     no_share: NoShare = False,
     as_json: Json = False,
@@ -130,6 +140,8 @@ def score(
         context_limit=context_limit,
         per_token=per_token,
         share=not no_share,
+        memory_limit=memory_limit,
+        weights=weights,
         window_slots=window_slots,
         threads=threads,
         num_workers=workers,

@@ -99,12 +99,6 @@ def model_shape(traits: Traits) -> ModelShape:
     )
 
 
-def bytes_a_slot(traits: Traits) -> int:
-    """Memory that a page slot of a batch takes: residual, query, result, temporaries of each, K and V, in fp32."""
-    heads, kv = traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
-    return 4 * (4 * traits.hidden_size + 3 * heads + 4 * kv)
-
-
 def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, operators: Operators) -> Pages:
     """Pages for one layer of a batch, zeroed: a masked key weighs 0, and 0 · NaN of fresh memory would not be 0."""
     device = operators.device

@@ -1,7 +1,6 @@
 """Scoring from Python: rows in, a typed result out, every column as docs/results.md says."""
 
 import json
-import math
 
 import pyarrow.parquet as pq
 import pytest
@@ -123,7 +122,7 @@ def test_a_model_that_returns_no_numbers_is_flagged_and_never_averaged(tmp_path)
 
     path = make_llama(tmp_path / "broken") / "model.safetensors"
     tensors = load_file(path)
-    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = math.nan
+    tensors["model.layers.0.mlp.down_proj.weight"][:] = 3e38  # finite, its products are not
     save_file(tensors, path)
     result = score(tmp_path / "broken", rows("You press <<A>>. Then <<B>>.", options=["A", "B"]))
     for row in result.to_arrow().to_pylist():
