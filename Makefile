@@ -32,8 +32,11 @@ format: $(VENV)/dev.stamp
 parity: $(VENV)/dev.stamp
 	PSYFAST_PARITY=all $(BIN)/python -m pytest -m parity -s
 
+# A few minutes on a machine that nobody else uses; `pytest bench/operators --help` lists what else can be asked for.
 bench: $(VENV)/dev.stamp
-	$(BIN)/python bench/bench_linear_nll.py
+	mkdir -p build/bench
+	$(BIN)/python -m pytest bench/operators -q --benchmark-quiet --benchmark-json build/bench/operators.json
+	$(BIN)/python bench/operators/table.py build/bench/operators.json
 	$(BIN)/python bench/bench_plan.py
 
 # What bench/bench_end_to_end.py compares with, each in an environment of its own; about 4 GB, and ten minutes to compile

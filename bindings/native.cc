@@ -37,18 +37,6 @@ void export_pack(py::module_& m) {
   m.def("packed_words", [](int64_t num_columns, int64_t inner, const std::string& lane) {
     return packed_words(num_columns, inner, element_of(lane));
   });
-  m.def(
-      "pack_panels",
-      [](uintptr_t weights, const std::string& source, int64_t num_columns, int64_t inner,
-         const std::string& lane, uintptr_t packed, int num_threads) {
-        const Element source_element = element_of(source);
-        const Element lane_element = element_of(lane);
-        const py::gil_scoped_release release;
-        pack_panels(pointer<const void>(weights), source_element, num_columns, inner, lane_element,
-                    pointer<uint32_t>(packed), num_threads);
-      },
-      py::kw_only(), py::arg("weights"), py::arg("source"), py::arg("num_columns"), py::arg("inner"),
-      py::arg("lane"), py::arg("packed"), py::arg("num_threads"));
 }
 
 void export_linear_nll(py::module_& m) {
@@ -113,6 +101,7 @@ PYBIND11_MODULE(_native, m) {
   export_linear_nll(m);
   export_attention(m);
   export_linear(m);
+  export_peak(m);
   export_forest(m);
   m.def("exp_nonpositive", [](const std::string& isa, uintptr_t x, uintptr_t out, int64_t count) {
     evaluate(&LinearNllKernels::exp_nonpositive, isa, x, out, count);

@@ -121,16 +121,21 @@ struct Memory {
         offset(kMaxTaskRows),
         threshold(kMaxTaskRows),
         sum(kMaxTaskRows * kMaxLanes),
+        position(kMaxTaskRows),
+        tops(kTileRows * kMaxLanes),
         scores(2 * kBlockPages * kTileRows * kPageSlots),
         weights(kBlockPages * kTileRows * kPageSlots / 2) {}
   AttentionScratch scratch() const {
-    return {queries.data, out.data, offset.data, threshold.data, sum.data, scores.data, weights.data};
+    return {queries.data,  out.data,  offset.data, threshold.data, sum.data,
+            position.data, tops.data, scores.data, weights.data};
   }
   Buffer<uint32_t> queries;
   Buffer<float> out;
   Buffer<float> offset;
   Buffer<float> threshold;
   Buffer<float> sum;
+  Buffer<int64_t> position;
+  Buffer<float> tops;
   Buffer<float> scores;
   Buffer<uint32_t> weights;
 };

@@ -24,6 +24,8 @@ struct AttentionScratch {
   float* offset;      // [kMaxTaskRows]: minus what a row's exponents are relative to, in log2 units
   float* threshold;   // [kMaxTaskRows]: a score above it moves that reference; -inf before a row's first key
   float* sum;         // [kMaxTaskRows, kMaxLanes]: lanes of the sum of weights
+  int64_t* position;  // [kMaxTaskRows]
+  float* tops;        // [kTileRows, kMaxLanes]: lanes of the largest scores of a strip
   float* scores;      // [2, kBlockPages, kTileRows, 64]
   uint32_t* weights;  // [kBlockPages, kTileRows, 32]: pairs of weights, where a level wants pairs
 };

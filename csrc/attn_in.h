@@ -15,7 +15,7 @@ struct AttnInArgs {
   int64_t num_tokens;
   int64_t hidden;
   NormScale norm;  // of rows; scale [hidden] and kVectorPadding more, zeros there, the unit offset included
-  // pack_panels of the heads' columns, each head padded to whole panels: those of q, then k, then v.
+  // pack_columns of the heads' columns, each head padded to whole panels: those of q, then k, then v.
   const uint32_t* panels;
   Element lane;
   const float* bias;  // [heads, ceil(E / 64) * 64] and kVectorPadding more, zeros where a head is padded

@@ -13,7 +13,7 @@ struct AttnOutArgs {
   const void* o;  // [num_tokens, width], fp32 or bf16 as the lane
   int64_t num_tokens;
   int64_t width;           // query heads times their dimension
-  const uint32_t* panels;  // pack_panels of [hidden, width]
+  const uint32_t* panels;  // pack_columns of [hidden, width]
   Element lane;
   const float* bias;    // [hidden], zeros up to whole panels; or null
   NormScale post_norm;  // scale [hidden] and kVectorPadding more, zeros there; or null

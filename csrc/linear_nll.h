@@ -17,7 +17,7 @@ struct LinearNllArgs {
   const float* norm_weight;  // [hidden]
   double eps;
   bool unit_offset;        // the norm multiplies by 1 + weight
-  const uint32_t* panels;  // pack_panels of the head [vocab, hidden]
+  const uint32_t* panels;  // pack_columns of the head [vocab, hidden]
   Element lane;
   int64_t vocab;
   float scale;

@@ -11,7 +11,7 @@ namespace psyfast {
 namespace {
 
 // A block's rows of both products should stay in the second-level cache beside a stretch of the weights.
-constexpr int64_t kBlockBytes = 256 * 1024;
+constexpr int64_t kBlockBytes = 384 * 1024;
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("mlp: " + what); }
 

@@ -15,9 +15,9 @@ struct MlpArgs {
   int64_t num_tokens;
   int64_t hidden;
   NormScale norm;  // scale [hidden] and kVectorPadding more, zeros there
-  // pack_panels of 32 columns of the gate and the same 32 of up in turn, the last ones padded with zeros.
+  // pack_columns of 32 columns of the gate and the same 32 of up in turn, the last ones padded with zeros.
   const uint32_t* gate_up;
-  const uint32_t* down;  // pack_panels of [hidden, feed_forward]
+  const uint32_t* down;  // pack_columns of [hidden, feed_forward]
   Element lane;
   int64_t feed_forward;
   Activation activation;

@@ -1,6 +1,7 @@
 #include "norm_rows.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "bf16.h"
 
@@ -34,6 +35,22 @@ int64_t row_words(RowForm form, int64_t hidden) {
   return form == RowForm::kBf16Pairs ? (hidden + 1) / 2 : (hidden + 1) / 2 * 2;
 }
 
+void put_operands(const float* y, int64_t count, RowForm form, void* out) {
+  if (form == RowForm::kFp32) {
+    if (y != out) std::memcpy(out, y, static_cast<size_t>(count) * sizeof(float));
+  } else if (form == RowForm::kBf16Widened) {
+    float* widened = static_cast<float*>(out);
+    for (int64_t d = 0; d < count; ++d) widened[d] = float_from_bf16(bf16_from_float(y[d]));
+    if (count % 2 == 1) widened[count] = 0.0f;
+  } else {
+    uint32_t* pairs = static_cast<uint32_t*>(out);
+    for (int64_t d = 0; d + 1 < count; d += 2) {
+      pairs[d / 2] = bf16_from_float(y[d]) | static_cast<uint32_t>(bf16_from_float(y[d + 1])) << 16;
+    }
+    if (count % 2 == 1) pairs[count / 2] = bf16_from_float(y[count - 1]);
+  }
+}
+
 void norm_row(const float* x, const NormWeights& norm, RowForm form, float* scratch, void* out) {
   const int64_t hidden = norm.hidden;
   const double mean = sum_of_squares(x, hidden) / static_cast<double>(hidden);
@@ -41,17 +58,7 @@ void norm_row(const float* x, const NormWeights& norm, RowForm form, float* scra
   const float offset = norm.unit_offset ? 1.0f : 0.0f;
   float* y = form == RowForm::kFp32 ? static_cast<float*>(out) : scratch;
   for (int64_t d = 0; d < hidden; ++d) y[d] = (x[d] * inverse) * (norm.weight[d] + offset);
-  if (form == RowForm::kBf16Widened) {
-    float* widened = static_cast<float*>(out);
-    for (int64_t d = 0; d < hidden; ++d) widened[d] = float_from_bf16(bf16_from_float(y[d]));
-    if (hidden % 2 == 1) widened[hidden] = 0.0f;
-  } else if (form == RowForm::kBf16Pairs) {
-    uint32_t* pairs = static_cast<uint32_t*>(out);
-    for (int64_t d = 0; d + 1 < hidden; d += 2) {
-      pairs[d / 2] = bf16_from_float(y[d]) | static_cast<uint32_t>(bf16_from_float(y[d + 1])) << 16;
-    }
-    if (hidden % 2 == 1) pairs[hidden / 2] = bf16_from_float(y[hidden - 1]);
-  }
+  put_operands(y, hidden, form, out);
 }
 
 }  // namespace psyfast

@@ -11,46 +11,64 @@
 namespace psyfast {
 namespace {
 
-uint32_t fp32_word(const void* weights, Element source, int64_t index) {
-  if (source == Element::kBf16)
-    return static_cast<uint32_t>(static_cast<const uint16_t*>(weights)[index]) << 16;
+template <Element kSource>
+uint32_t fp32_word(const void* row, int64_t index) {
+  if constexpr (kSource == Element::kBf16)
+    return static_cast<uint32_t>(static_cast<const uint16_t*>(row)[index]) << 16;
   uint32_t bits;
-  std::memcpy(&bits, static_cast<const float*>(weights) + index, sizeof bits);
+  std::memcpy(&bits, static_cast<const float*>(row) + index, sizeof bits);
   return bits;
 }
 
-uint32_t bf16_word(const void* weights, Element source, int64_t index) {
-  if (source == Element::kBf16) return static_cast<const uint16_t*>(weights)[index];
-  return bf16_from_float(static_cast<const float*>(weights)[index]);
+template <Element kSource>
+uint32_t bf16_word(const void* row, int64_t index) {
+  if constexpr (kSource == Element::kBf16) return static_cast<const uint16_t*>(row)[index];
+  return bf16_from_float(static_cast<const float*>(row)[index]);
+}
+
+// Steps [begin, end) of one column into a panel: out + step * 64. `inner` numbers a row; null rows are zeros.
+template <Element kSource, Element kLane>
+void pack_run(const void* row, int64_t inner, int64_t begin, int64_t end, uint32_t* out) {
+  if (row == nullptr) {
+    for (int64_t step = begin; step < end; ++step) out[step * kPanelColumns] = 0;
+  } else if constexpr (kLane == Element::kFp32) {
+    for (int64_t step = begin; step < end; ++step) out[step * kPanelColumns] = fp32_word<kSource>(row, step);
+  } else {
+    const int64_t whole = std::min(end, inner / 2);
+    for (int64_t step = begin; step < whole; ++step) {
+      out[step * kPanelColumns] = bf16_word<kSource>(row, 2 * step) | bf16_word<kSource>(row, 2 * step + 1)
+                                                                          << 16;
+    }
+    if (whole < end) out[whole * kPanelColumns] = bf16_word<kSource>(row, 2 * whole);
+  }
 }
 
 // row_of_column: null where columns are the rows in their order.
-void pack_panel(const void* weights, Element source, const int64_t* row_of_column, int64_t num_columns,
-                int64_t inner, Element lane, int64_t panel, uint32_t* packed) {
-  constexpr int64_t kInnerBlock = 32;  // two cache lines of fp32 of each column at a time
-  const int64_t num_steps = inner_steps(inner, lane);
+template <Element kSource, Element kLane>
+void pack_panel(const void* weights, const int64_t* row_of_column, int64_t num_columns, int64_t inner,
+                int64_t panel, uint32_t* packed) {
+  constexpr int64_t kInnerBlock = 64;  // a few cache lines of each column at a time
+  constexpr int64_t kBytes = kSource == Element::kFp32 ? 4 : 2;
+  const int64_t num_steps = inner_steps(inner, kLane);
   uint32_t* out = packed + panel * num_steps * kPanelColumns;
-  const int64_t first = panel * kPanelColumns;
-  const int64_t width = std::min(kPanelColumns, num_columns - first);
-  if (width < kPanelColumns || row_of_column != nullptr) std::fill(out, out + num_steps * kPanelColumns, 0u);
+  const void* rows[kPanelColumns] = {};
+  for (int64_t c = 0; c < std::min(kPanelColumns, num_columns - panel * kPanelColumns); ++c) {
+    const int64_t column = panel * kPanelColumns + c;
+    const int64_t row = row_of_column == nullptr ? column : row_of_column[column];
+    if (row >= 0) rows[c] = static_cast<const char*>(weights) + row * inner * kBytes;
+  }
   for (int64_t begin = 0; begin < num_steps; begin += kInnerBlock) {
     const int64_t end = std::min(num_steps, begin + kInnerBlock);
-    for (int64_t c = 0; c < width; ++c) {
-      const int64_t row_idx = row_of_column == nullptr ? first + c : row_of_column[first + c];
-      if (row_idx < 0) continue;
-      const int64_t row = row_idx * inner;
-      for (int64_t step = begin; step < end; ++step) {
-        uint32_t word;
-        if (lane == Element::kFp32) {
-          word = fp32_word(weights, source, row + step);
-        } else {
-          word = bf16_word(weights, source, row + 2 * step);
-          if (2 * step + 1 < inner) word |= bf16_word(weights, source, row + 2 * step + 1) << 16;
-        }
-        out[step * kPanelColumns + c] = word;
-      }
-    }
+    for (int64_t c = 0; c < kPanelColumns; ++c) pack_run<kSource, kLane>(rows[c], inner, begin, end, out + c);
   }
+}
+
+using PackPanel = void (*)(const void*, const int64_t*, int64_t, int64_t, int64_t, uint32_t*);
+
+PackPanel pack_panel_of(Element source, Element lane) {
+  constexpr Element kFp32 = Element::kFp32, kBf16 = Element::kBf16;
+  if (lane == kFp32) return source == kFp32 ? pack_panel<kFp32, kFp32> : pack_panel<kBf16, kFp32>;
+  return source == kFp32 ? pack_panel<kFp32, kBf16> : pack_panel<kBf16, kBf16>;
 }
 
 }  // namespace
@@ -84,15 +102,11 @@ void pack_columns(const void* weights, Element source, int64_t num_rows, int64_t
                                 ", expected 1 or more");
   }
   const int64_t panels = (num_columns + kPanelColumns - 1) / kPanelColumns;
+  const PackPanel pack = pack_panel_of(source, lane);
 #pragma omp parallel for num_threads(num_threads) schedule(static)
   for (int64_t panel = 0; panel < panels; ++panel) {
-    pack_panel(weights, source, row_of_column, num_columns, inner, lane, panel, packed);
+    pack(weights, row_of_column, num_columns, inner, panel, packed);
   }
-}
-
-void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
-                 uint32_t* packed, int num_threads) {
-  pack_columns(weights, source, num_columns, inner, nullptr, num_columns, lane, packed, num_threads);
 }
 
 KvPages kv_pages(uint32_t* k, uint32_t* v, int64_t num_pages, int64_t num_kv_heads, int64_t head_dim,

@@ -15,14 +15,10 @@ int64_t inner_steps(int64_t inner, Element lane);
 // 32-bit words of the packed form: fp32 `[ceil(V/64)][D][64]`, bf16 `[ceil(V/64)][ceil(D/2)][64]` pairs.
 int64_t packed_words(int64_t num_columns, int64_t inner, Element lane);
 
-// weights: [num_columns, inner] of `source`, row-major. An odd inner dimension and the last panel are padded
-// with zeros. fp32 from bf16 is exact, bf16 from fp32 rounds to nearest even. Throws std::invalid_argument
-// for null pointers and sizes that are not positive.
-void pack_panels(const void* weights, Element source, int64_t num_columns, int64_t inner, Element lane,
-                 uint32_t* packed, int num_threads);
-
-// Likewise for columns in an order of its own: packed column c is row row_of_column[c] of weights
-// [num_rows, inner], or zeros where that is -1. Throws std::invalid_argument for other numbers as well.
+// Packed column c is row row_of_column[c] of weights [num_rows, inner] of `source`, row-major, or zeros where
+// it is -1; null: the rows in their order. An odd inner dimension and the last panel are padded with zeros.
+// fp32 from bf16 is exact, bf16 from fp32 rounds to nearest even. Throws std::invalid_argument for null
+// pointers, sizes that are not positive and other numbers in row_of_column.
 void pack_columns(const void* weights, Element source, int64_t num_rows, int64_t inner,
                   const int64_t* row_of_column, int64_t num_columns, Element lane, uint32_t* packed,
                   int num_threads);

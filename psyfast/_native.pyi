@@ -11,9 +11,6 @@ def isa_name() -> str: ...
 def available_isas() -> list[str]: ...
 def compiled_isas() -> list[str]: ...
 def packed_words(num_columns: int, inner: int, lane: str, /) -> int: ...
-def pack_panels(
-    *, weights: int, source: str, num_columns: int, inner: int, lane: str, packed: int, num_threads: int
-) -> None: ...
 def linear_nll(
     *,
     x: int,
@@ -149,6 +146,37 @@ def mlp(
 def activate(isa: str, lane: str, activation: str, x: int, out: int, count: int, /) -> None: ...
 def exp_nonpositive(isa: str, x: int, out: int, count: int, /) -> None: ...
 def tanh_any(isa: str, x: int, out: int, count: int, /) -> None: ...
+
+TILE_ROWS: int
+PANEL_COLUMNS: int
+
+def tile_columns(isa: str, /) -> int: ...
+def has_bf16_dots(isa: str, /) -> bool: ...
+def time_tile(
+    *,
+    x: int,
+    panel: int,
+    inner: int,
+    lane: str,
+    laps: int,
+    out: int,
+    seconds: float,
+    num_threads: int,
+    isa: str = "",
+) -> tuple[float, list[float]]: ...
+def time_product(
+    *,
+    x: int,
+    num_rows: int,
+    inner: int,
+    panels: int,
+    num_columns: int,
+    lane: str,
+    out: int,
+    seconds: float,
+    num_threads: int,
+    isa: str = "",
+) -> tuple[float, list[float]]: ...
 
 PAGE_SLOTS: int
 MAX_OPTION_COLUMNS: int

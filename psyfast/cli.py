@@ -74,7 +74,15 @@ PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response'
 Workers = Annotated[int, typer.Option(metavar="N", help="Processes that tokenise, beside this one.")]
 WindowSlots = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Tokens planned and run together. [default: 16384, less if memory is short]"),
+    typer.Option(metavar="N", help="Tokens planned and run together. [default: 16384, more or less as memory allows]"),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Of the whole process: 3GB, 2.5GiB, or bytes. [default: the memory at hand]"),
+]
+Weights = Annotated[
+    str,
+    typer.Option(metavar="MODE", help="auto | resident | streamed (read layer by layer, for models beyond memory)."),
 ]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Compute shared prefixes anew each time, for comparison.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -102,6 +110,8 @@ def score(
     seed: Seed = 0,
     per_token: PerToken = False,
     workers: Workers = 0,
+    memory_limit: MemoryLimit = None,
+    weights: Weights = "auto",
     window_slots: WindowSlots = None,
     no_share: NoShare = False,
     as_json: Json = False,
@@ -130,6 +140,8 @@ def score(
         context_limit=context_limit,
         per_token=per_token,
         share=not no_share,
+        memory_limit=memory_limit,
+        weights=weights,
         window_slots=window_slots,
         threads=threads,
         num_workers=workers,
@@ -202,7 +214,7 @@ def _show_run(
     manifest = run.read_manifest()
     if as_json:
         document: dict[str, Any] = {"run": str(run.path), "summary": [asdict(row) for row in rows]}
-        document |= {"flags": manifest["flags"], "tokens": manifest["tokens"], "seconds": manifest["seconds"]}
+        document |= {name: manifest[name] for name in ("flags", "tokens", "seconds")} | {"peak": manifest.get("peak")}
         if comparison is not None:
             same = {"same_bits": comparison.same_bits, "differences": list(reasons)}
             document["comparison"] = {**asdict(comparison), **same}
@@ -237,7 +249,17 @@ def _arithmetic_note(manifest: dict[str, Any]) -> str:
     for operator, backend in used["operators"].items():
         by_backend.setdefault(backend if backend != "cpu" else f"cpu ({used['isa']})", []).append(operator)
     backends = "; ".join(f"{', '.join(operators)}: {backend}" for backend, operators in by_backend.items())
-    return f"computed in {used['lane']} on {used['device']}, {used['threads']} threads; {backends}"
+    threads = f"{used['threads']} thread{'s' if used['threads'] > 1 else ''}"
+    return (
+        f"computed in {used['lane']} on {used['device']}, {threads}{_peak_note(manifest.get('peak', {}))}; {backends}"
+    )
+
+
+def _peak_note(peak: dict[str, Any]) -> str:
+    """How near the engine came to the machine's peak in the last session, where both are known."""
+    if peak.get("share") is None:
+        return ""
+    return f", at {peak['share']:.0%} of its peak of {peak['gflop_per_s']:,.0f} GFLOP/s"
 
 
 def _verdict(comparison: Comparison, reasons: Sequence[str]) -> str:
@@ -306,15 +328,29 @@ def sample(
 
 
 @app.command()
-def doctor(lane: LaneOption = "bf16", device: Device = "cpu", backend: Backend = "auto", as_json: Json = False) -> None:
+def doctor(
+    lane: LaneOption = "bf16",
+    device: Device = "cpu",
+    backend: Backend = "auto",
+    peak: Annotated[bool, typer.Option("--peak", help="Also measure how fast matrices are multiplied here.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show what this machine has and what psyfast would use."""
-    from psyfast.doctor import diagnose, doctor_table
+    from psyfast.doctor import PEAK_NOTES, diagnose, doctor_table, measure_peak, peak_table
 
     findings = diagnose(lane=lane, device=device, backend=backend)
+    if peak:
+        findings["peak"] = measure_peak()
     if as_json:
         typer.echo(json.dumps(findings, indent=1))
-    else:
-        _console().print(doctor_table(findings))
+        return
+    console = _console()
+    console.print(doctor_table(findings))
+    if peak:
+        console.print()
+        console.print(peak_table(findings["peak"]))
+        for note in PEAK_NOTES:
+            console.print(note, style="dim", highlight=False)
 
 
 def _version(asked: bool) -> None:

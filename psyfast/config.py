@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -11,17 +12,24 @@ from psyfast.errors import UsageError
 PROTOCOLS = ("exact", "paper")
 LANES = ("bf16", "fp32")
 CONDITIONS = ("plain",)
+WEIGHTS = ("auto", "resident", "streamed")
 MAX_THREADS = 1024
 OnBadRow = Literal["error", "skip"]
+
+_UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
+_UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+_UNIT_OF = {name.lower(): factor for name, factor in _UNITS.items()}
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """Everything that decides a run's results, and how it is carried out.
 
-    sources: files, folders or data set ids. revision, data_revision: of models and data sets on the Hub. window_slots: page slots a window may take (None: from the
-    memory at hand; the manifest keeps the number). share=False computes every prefix anew, for comparison.
-    num_workers: processes that tokenise (0: none beside this one).
+    sources: files, folders or data set ids. revision, data_revision: of models and data sets on the Hub. memory_limit:
+    of the whole process, in bytes or as "3GB" (None: the memory at hand). weights: `resident` in memory, `streamed`
+    layer by layer, or `auto`: resident where they fit. window_slots: page slots a window may take (None: planned from the
+    memory; the manifest keeps the number). share=False computes every prefix anew, for comparison. num_workers: processes
+    that tokenise (0: none beside this one).
     """
 
     models: tuple[str, ...]
@@ -39,6 +47,8 @@ class ScoreConfig:
     conditions: tuple[str, ...] = ("plain",)
     per_token: bool = False
     share: bool = True
+    memory_limit: int | str | None = None
+    weights: str = "auto"
     window_slots: int | None = None
     threads: int | None = None
     num_workers: int = 0
@@ -54,6 +64,7 @@ class ScoreConfig:
                 raise UsageError(f"a {name}'s name is empty; an unset variable? give a name, or leave it out")
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("lane", self.lane, LANES)
+        _one_of("weights", self.weights, WEIGHTS)
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         for condition in self.conditions:
             _one_of("condition", condition, CONDITIONS)
@@ -65,6 +76,12 @@ class ScoreConfig:
             raise UsageError(f"threads is {self.threads}, expected at most {MAX_THREADS}")
         if self.num_workers < 0:
             raise UsageError(f"num_workers is {self.num_workers}, expected 0 or more")
+
+        self.memory_limit_bytes()
+
+    def memory_limit_bytes(self) -> int | None:
+        """The limit as a number; UsageError for what is no size."""
+        return None if self.memory_limit is None else bytes_of(self.memory_limit)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the manifest has them."""
@@ -81,6 +98,16 @@ class ScoreConfig:
             return cls(**settings)
         except (TypeError, AttributeError) as error:
             raise UsageError(f"the manifest's configuration cannot be read ({error}); was it edited?") from error
+
+
+def bytes_of(size: int | str) -> int:
+    """Bytes of a number or of a size such as "3GB" (10⁹), "512 MiB" (2²⁰), "1.5gb". Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?([a-zA-Z]*)", str(size).strip())
+    factor = _UNIT_OF.get(found[2].lower()) if found and not isinstance(size, (bool, float)) else None
+    if found is None or factor is None or (num_bytes := int(float(found[1]) * factor)) < 1:
+        units = ", ".join(name for name in _UNITS if name)
+        raise UsageError(f"memory limit {size!r} is not a size; give a number of bytes, or one with a unit: {units}")
+    return num_bytes
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

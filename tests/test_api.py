@@ -1,7 +1,6 @@
 """Scoring from Python: rows in, a typed result out, every column as docs/results.md says."""
 
 import json
-import math
 
 import pyarrow.parquet as pq
 import pytest
@@ -123,7 +122,7 @@ def test_a_model_that_returns_no_numbers_is_flagged_and_never_averaged(tmp_path)
 
     path = make_llama(tmp_path / "broken") / "model.safetensors"
     tensors = load_file(path)
-    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = math.nan
+    tensors["model.layers.0.mlp.down_proj.weight"][:] = 3e38  # finite, its products are not
     save_file(tensors, path)
     result = score(tmp_path / "broken", rows("You press <<A>>. Then <<B>>.", options=["A", "B"]))
     for row in result.to_arrow().to_pylist():
@@ -204,6 +203,25 @@ def test_the_manifest_says_how_the_run_was_made(model, tmp_path):
     assert torch.__version__.startswith(manifest["libraries"]["torch"].split("+")[0])
 
 
+def test_the_manifest_holds_the_engine_against_the_machines_peak(model):
+    result = score(model, rows(BANDIT))
+    manifest = result.manifest
+    tokens = manifest["tokens"]["tiny"]["plain"]
+    traits = manifest["models"]["tiny"]["traits"]
+    peak = manifest["peak"]
+    num, hidden, vocab = tokens["unique"], traits["hidden_size"], traits["vocab_size"]
+    heads = 2 * (traits["num_heads"] + traits["num_kv_heads"]) * traits["head_dim"]
+    layer = hidden * (heads + 3 * traits["intermediate_size"])
+    pairs = num * (num + 1) // 2
+    attention = 4 * traits["head_dim"] * traits["num_heads"] * pairs * traits["num_layers"]
+    required = 2 * layer * traits["num_layers"] * num + attention + 2 * hidden * vocab * tokens["scored_rows"]
+    assert peak["required_gflop"] == pytest.approx(required / 1e9)
+    assert 0 < peak["spared_gflop"] < peak["required_gflop"] / traits["num_layers"]
+    assert peak["engine_seconds"] == pytest.approx(manifest["seconds"]["engine"])
+    assert peak["share"] == pytest.approx(peak["required_gflop"] / peak["engine_seconds"] / peak["gflop_per_s"])
+    assert manifest["sessions"][-1]["peak"] == peak
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -268,3 +286,6 @@ def test_without_sharing_a_transcripts_options_are_split_and_score_the_same(mode
     tokens = [result.manifest["tokens"]["tiny"]["plain"] for result in (shared, alone)]
     assert tokens[0]["total"] == tokens[1]["total"]
     assert tokens[1]["unique"] > 1024 > tokens[0]["unique"]
+    # What is computed anew for comparison is work without need, and credited to nobody.
+    required = [result.manifest["peak"]["required_gflop"] for result in (shared, alone)]
+    assert required[1] == pytest.approx(required[0], rel=0.01)

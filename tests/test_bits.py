@@ -100,7 +100,7 @@ def test_every_level_and_the_reference_agree(folder, isa):
     requests = corpus()
     wanted = scores_of(engine_of(folder, Lane.FP32, backend="reference"), requests)
     for got, expected in zip(scores_of(engine_of(folder, Lane.FP32, isa=isa), requests), wanted, strict=True):
-        assert np.abs(got - expected).max() < 1e-5
+        assert np.abs(got - expected).max() < 2e-5  # both round: NLLs of 9 nats in fp32, 3 layers
 
 
 def test_another_request_has_other_bits(folder):

@@ -1,6 +1,7 @@
 """The command line as a new user meets it: what is printed where, exit codes, and mistakes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -40,6 +41,14 @@ def test_score_prints_the_table_and_where_the_results_lie(model, data, tmp_path)
     assert "mine" in done.stdout and "all (mean)" in done.stdout and f"Results: {tmp_path / 'run'}" in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if "Results" not in line)
     assert (tmp_path / "run" / "manifest.json").is_file()
+    assert re.search(r"threads?, at \d+% of its peak of\s[\d,]+\sGFLOP/s; attn_in,", done.stdout)
+
+
+def test_plain_torch_is_held_against_no_peak(model, data, tmp_path):
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", "--backend", "reference")
+    assert done.returncode == 0, done.stderr
+    assert "peak" not in done.stdout
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["peak"]["share"] is None
 
 
 def test_score_json_is_one_document(model, data, tmp_path):
@@ -48,6 +57,7 @@ def test_score_json_is_one_document(model, data, tmp_path):
     assert document["summary"][0]["num_scored"] == 6
     assert document["summary"][0]["guess_nats"] == pytest.approx(0.6931, abs=1e-4)
     assert document["run"] == str(tmp_path / "run")
+    assert document["peak"]["share"] > 0
 
 
 def test_making_a_run_again_says_whether_the_bits_agree(model, data, tmp_path):
@@ -186,6 +196,19 @@ def test_doctor_shows_what_would_be_used():
     reference = json.loads(psyfast("doctor", "--json", PSYFAST_FORCE_BACKEND="reference").stdout)
     assert set(reference["arithmetic"]["operators"].values()) == {"reference"}
     assert "linear_nll" in psyfast("doctor").stdout
+
+
+def test_doctor_measures_the_peak():
+    found = json.loads(psyfast("doctor", "--peak", "--json").stdout)
+    rates = {(row["product"], row["isa"], row["lane"], row["threads"]): row["gflop_per_s"] for row in found["peak"]}
+    assert {product for product, *_ in rates} == {"tile", "whole", "torch"}
+    assert {isa for _, isa, *_ in rates} == {*found["isa_available"], None}
+    assert {threads for *_, threads in rates} == {1, found["threads"]}
+    assert all(rate > 0 for rate in rates.values())
+    assert "peak" not in json.loads(psyfast("doctor", "--json").stdout)
+    lines = psyfast("doctor", "--peak").stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert sum(line.startswith("torch.mm") for line in lines) == 1
 
 
 def test_audit_shows_each_study(model, data):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from psyfast.engine import Engine
+from psyfast.engine import Engine, model_shape
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model
 from psyfast.ops.records import Lane
@@ -159,3 +159,11 @@ def test_arg_max_rank_and_entropy_of_each_row(tmp_path):
 def test_an_empty_batch_scores_nothing(tmp_path):
     scores = engine_of(make_llama(tmp_path)).run(plan_batch([]).batch)
     assert scores.nll_N.shape == (0,)
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_the_weights_that_are_counted_are_those_of_the_matrices(tmp_path, changes):
+    traits = engine_of(make_llama(tmp_path / "tiny", **changes), backend="reference").traits
+    shape = model_shape(traits)
+    assert shape.layer_params == traits.num_layer_params
+    assert (shape.windows, shape.vocab_size) == ((None,) * traits.num_layers, traits.vocab_size)

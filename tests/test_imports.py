@@ -15,8 +15,8 @@ LAYERS = [
     {"api", "doctor"},
     {"scoring"},
     {"model_run"},
-    {"rows", "inputs"},
-    {"data", "model.load", "engine", "store", "report", "metrics", "config"},
+    {"rows", "inputs", "memory"},
+    {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
     {"model.decoder"},
     {"plan", "model.traits", "ops", "kernels"},
     {"errors"},
@@ -25,6 +25,7 @@ LAYERS = [
 # Within the broad layer and the core, exactly these arrows.
 ALLOWED = {
     "engine": {"plan", "model.traits", "model.decoder", "ops"},
+    "footprint": {"plan", "model.traits", "ops"},
     "model.load": {"model.traits", "ops", "errors"},
     "model.decoder": {"ops"},
     "model.traits": set(),
@@ -39,7 +40,7 @@ ALLOWED = {
     "errors": set(),
 }
 
-CORE = {"engine", "plan", "model.traits", "model.decoder", "ops", "kernels"}
+CORE = {"engine", "footprint", "plan", "model.traits", "model.decoder", "ops", "kernels"}
 CORE_LIBRARIES = {"torch", "numpy"}
 WITHOUT_TORCH = ("metrics", "report", "store", "cli")
 

@@ -94,16 +94,17 @@ class Tokenizer:
     def _restore(self, state: str, bos: int | None) -> None:
         from tokenizers import Tokenizer as Backend
 
-        parts = json.loads(state)
-        if parts.get("truncation") or parts.get("padding"):
-            parts["truncation"] = parts["padding"] = None
-            state = Backend.from_str(json.dumps(parts)).to_str()
+        backend = Backend.from_str(state)
+        if backend.truncation or backend.padding:
+            backend.no_truncation()
+            backend.no_padding()
+            state = backend.to_str()
         self._state = state
-        self.sha256 = hashlib.sha256(self._state.encode()).hexdigest()
+        self.sha256 = hashlib.sha256(state.encode()).hexdigest()
         self.bos: int | None = bos
-        _keep_white_space(parts.get("post_processor"))
-        self._backend: Backend = Backend.from_str(json.dumps(parts))
-        normalizer = parts.get("normalizer")
+        _keep_white_space(backend)
+        self._backend: Backend = backend
+        normalizer = None if backend.normalizer is None else json.loads(backend.normalizer.__getstate__())
         # an empty sequence is how some files say "none"
         self._normalizes = bool(normalizer) and normalizer != {"type": "Sequence", "normalizers": []}
 
@@ -136,14 +137,25 @@ class Tokenizer:
         return Encoding(ids, offsets, num_prefix, first_suffix, word_starts)
 
 
-def _keep_white_space(post_processor: Any) -> None:
-    """Make a post-processor's JSON leave the white space of a token in its offsets."""
+def _keep_white_space(backend: Backend) -> None:
+    """Make a backend's post-processor leave the white space of a token in its offsets."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import BPE
+
+    post_processor = None if backend.post_processor is None else json.loads(backend.post_processor.__getstate__())
+    if _stop_trimming(post_processor):
+        parts = json.loads(Backend(BPE()).to_str()) | {"post_processor": post_processor}
+        backend.post_processor = Backend.from_str(json.dumps(parts)).post_processor
+
+
+def _stop_trimming(post_processor: Any) -> bool:
+    """Switch `trim_offsets` off in a post-processor's JSON, in place; whether it was on anywhere."""
     if not isinstance(post_processor, dict):
-        return
-    if "trim_offsets" in post_processor:
+        return False
+    was_on = bool(post_processor.get("trim_offsets"))
+    if was_on:
         post_processor["trim_offsets"] = False
-    for part in post_processor.get("processors", ()):
-        _keep_white_space(part)
+    return any([was_on, *map(_stop_trimming, post_processor.get("processors", ()))])
 
 
 def _close_gaps(offsets: Int32Array, text: str) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from psyfast.errors import BackendError
 from psyfast.ops import native
-from psyfast.ops.native import ELEMENT, check, guarded
+from psyfast.ops.cpu_packing import pack
+from psyfast.ops.native import check, guarded
 from psyfast.ops.records import HeadScores, HeadWeights, Lane
 
 
@@ -56,33 +57,18 @@ def pack_head(head: HeadWeights, lane: Lane) -> PackedHead:
 
     Raises BackendError for anything else.
     """
-    module = native.load()
-    weight = head.lm_head_VD
-    if weight.dtype not in ELEMENT:
-        raise BackendError(f"lm_head is {weight.dtype}, expected torch.float32 or torch.bfloat16; convert it")
-    check("lm_head", weight, weight.dtype, (None, None))
-    vocab_size, hidden_size = weight.shape
+    if len(head.lm_head_VD.shape) != 2:
+        raise BackendError(f"lm_head has shape {list(head.lm_head_VD.shape)}, expected [vocabulary, hidden]")
+    vocab_size, hidden_size = head.lm_head_VD.shape
     norm_weight = head.norm.weight_D.to(torch.float32).contiguous()
     check("norm weight", norm_weight, torch.float32, (hidden_size,))
     if head.soft_cap is not None and not 0 < head.soft_cap < float("inf"):
         raise BackendError(f"soft_cap is {head.soft_cap}, expected a positive number, or None for no cap")
-    panels = torch.empty(module.packed_words(vocab_size, hidden_size, lane.value), dtype=torch.int32)
-    guarded(
-        lambda: module.pack_panels(
-            weights=weight.data_ptr(),
-            source=ELEMENT[weight.dtype],
-            num_columns=vocab_size,
-            inner=hidden_size,
-            lane=lane.value,
-            packed=panels.data_ptr(),
-            num_threads=torch.get_num_threads(),
-        )
-    )
     return PackedHead(
         lane=lane,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        panels=panels,
+        panels=pack("lm_head", head.lm_head_VD, lane),
         norm_weight_D=norm_weight,
         eps=head.norm.eps,
         unit_offset=head.norm.unit_offset,

@@ -13,8 +13,9 @@ from torch import Tensor
 from psyfast.errors import BackendError
 from psyfast.ops import native
 from psyfast.ops.cpu_attention import OPERAND, PANEL_COLUMNS, page_shapes
-from psyfast.ops.native import ELEMENT, check, guarded
-from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, MlpWeights, Norm, Pages, Rope
+from psyfast.ops.cpu_packing import pack
+from psyfast.ops.native import check, guarded
+from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, Matrix, MlpWeights, Norm, Pages, Rope
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class PackedMlp:
     post_norm: PackedNorm
 
 
-def prepare_attn_in(weights: AttnInWeights, lane: Lane) -> PackedAttnIn:
+def prepare_attn_in(weights: AttnInWeights, lane: Lane, num_threads: int | None = None) -> PackedAttnIn:
     """Packs the projection once for all later calls. Raises BackendError for weights that do not fit together."""
     H, K, E = weights.num_heads, weights.num_kv_heads, weights.head_dim
     num_heads = H + 2 * K
     D = weights.qkv_proj.shape[-1]
-    _check_matrix("qkv_proj", weights.qkv_proj, num_heads * E, D)
+    _check_shape("qkv_proj", weights.qkv_proj, num_heads * E, D)
     padded = -(-E // PANEL_COLUMNS) * PANEL_COLUMNS
     columns = torch.full((num_heads, padded), -1, dtype=torch.int64)
     columns[:, :E] = torch.arange(num_heads * E).view(num_heads, E)
@@ -96,7 +97,7 @@ def prepare_attn_in(weights: AttnInWeights, lane: Lane) -> PackedAttnIn:
         num_kv_heads=K,
         head_dim=E,
         norm=_norm("norm weight", weights.norm, D),
-        panels=_pack(weights.qkv_proj, columns.flatten(), lane),
+        panels=pack("qkv_proj", weights.qkv_proj, lane, columns.flatten(), num_threads),
         bias=_padded(bias.flatten(), bias.numel()),
         q_norm=_norm("q_norm weight", weights.q_norm, E, padded),
         k_norm=_norm("k_norm weight", weights.k_norm, E, padded),
@@ -104,10 +105,10 @@ def prepare_attn_in(weights: AttnInWeights, lane: Lane) -> PackedAttnIn:
     )
 
 
-def prepare_attn_out(weights: AttnOutWeights, lane: Lane) -> PackedAttnOut:
+def prepare_attn_out(weights: AttnOutWeights, lane: Lane, num_threads: int | None = None) -> PackedAttnOut:
     """Packs the output projection. Raises BackendError for weights that do not fit together."""
     D, width = weights.o_proj.shape
-    _check_matrix("o_proj", weights.o_proj, D, width)
+    _check_shape("o_proj", weights.o_proj, D, width)
     if weights.bias is not None and weights.bias.shape != (D,):
         raise BackendError(f"bias has shape {list(weights.bias.shape)}, expected [{D}]; check the weights")
     whole = -(-D // PANEL_COLUMNS) * PANEL_COLUMNS
@@ -115,17 +116,17 @@ def prepare_attn_out(weights: AttnOutWeights, lane: Lane) -> PackedAttnOut:
         lane=lane,
         hidden_size=D,
         width=width,
-        panels=_pack(weights.o_proj, torch.arange(D), lane),
+        panels=pack("o_proj", weights.o_proj, lane, num_threads=num_threads),
         bias=None if weights.bias is None else _padded(weights.bias.float(), whole),
         post_norm=_norm("post_norm weight", weights.post_norm, D),
     )
 
 
-def prepare_mlp(weights: MlpWeights, lane: Lane) -> PackedMlp:
+def prepare_mlp(weights: MlpWeights, lane: Lane, num_threads: int | None = None) -> PackedMlp:
     """Packs the three projections. Raises BackendError for weights that do not fit together."""
     D, F = weights.down_proj.shape
-    _check_matrix("gate_up_proj", weights.gate_up_proj, 2 * F, D)
-    _check_matrix("down_proj", weights.down_proj, D, F)
+    _check_shape("gate_up_proj", weights.gate_up_proj, 2 * F, D)
+    _check_shape("down_proj", weights.down_proj, D, F)
     gated = int(native.load().GATED_COLUMNS)
     num_panels = -(-F // gated)
     gate = torch.full((num_panels * gated,), -1, dtype=torch.int64)
@@ -137,8 +138,8 @@ def prepare_mlp(weights: MlpWeights, lane: Lane) -> PackedMlp:
         hidden_size=D,
         feed_forward=F,
         norm=_norm("norm weight", weights.norm, D),
-        gate_up=_pack(weights.gate_up_proj, columns.flatten(), lane),
-        down=_pack(weights.down_proj, torch.arange(D), lane),
+        gate_up=pack("gate_up_proj", weights.gate_up_proj, lane, columns.flatten(), num_threads),
+        down=pack("down_proj", weights.down_proj, lane, num_threads=num_threads),
         activation=weights.activation,
         post_norm=_norm("post_norm weight", weights.post_norm, D),
     )
@@ -282,10 +283,9 @@ def _check_lane(lane: Lane, packed: Lane) -> None:
         raise BackendError(f"weights are packed for lane {packed.value}, but lane is {lane.value}; prepare them for it")
 
 
-def _check_matrix(name: str, weight: Tensor, num_rows: int, inner: int) -> None:
-    if weight.dtype not in ELEMENT:
-        raise BackendError(f"{name} is {weight.dtype}, expected torch.float32 or torch.bfloat16; convert it")
-    check(name, weight, weight.dtype, (num_rows, inner))
+def _check_shape(name: str, weight: Matrix, num_rows: int, inner: int) -> None:
+    if tuple(weight.shape) != (num_rows, inner):
+        raise BackendError(f"{name} has shape {list(weight.shape)}, expected [{num_rows}, {inner}]; check the weights")
 
 
 def _padded(values: Tensor, size: int) -> Tensor:
@@ -301,24 +301,3 @@ def _norm(name: str, norm: Norm | None, size: int, padded: int | None = None) ->
     if norm.weight_D.shape != (size,):
         raise BackendError(f"{name} has shape {list(norm.weight_D.shape)}, expected [{size}]; check the weights")
     return PackedNorm(_padded(norm.weight_D.float() + float(norm.unit_offset), padded or size), norm.eps)
-
-
-def _pack(weight: Tensor, row_of_column: Tensor, lane: Lane) -> Tensor:
-    """Panels of 64 columns, the columns being the weight's rows in an order of their own (−1: zeros)."""
-    module = native.load()
-    num_rows, inner = weight.shape
-    panels = torch.empty(module.packed_words(len(row_of_column), inner, lane.value), dtype=torch.int32)
-    guarded(
-        lambda: module.pack_columns(
-            weights=weight.data_ptr(),
-            source=ELEMENT[weight.dtype],
-            num_rows=num_rows,
-            inner=inner,
-            row_of_column=row_of_column.data_ptr(),
-            num_columns=len(row_of_column),
-            lane=lane.value,
-            packed=panels.data_ptr(),
-            num_threads=torch.get_num_threads(),
-        )
-    )
-    return panels

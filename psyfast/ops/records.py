@@ -7,6 +7,7 @@ Every backend's operators take and return these; DESIGN's table of the five oper
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -20,6 +21,26 @@ class Lane(str, Enum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+@dataclass(frozen=True)
+class DeferredMatrix:
+    """A matrix [rows, columns] that is read when it is wanted: what is packed need not be in memory as stored, too.
+
+    read(start, stop): those rows in `dtype`, contiguous.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    read: Callable[[int, int], Tensor]
+
+
+Matrix = Tensor | DeferredMatrix
+
+
+def in_memory(matrix: Matrix) -> Tensor:
+    """The whole matrix."""
+    return matrix if isinstance(matrix, Tensor) else matrix.read(0, matrix.shape[0])
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,7 @@ class AttnInWeights:
     """Norm, fused projection [(H + 2K)·E, D] of queries, keys and values (in this order), its bias, per-head norms."""
 
     norm: Norm
-    qkv_proj: Tensor
+    qkv_proj: Matrix
     bias: Tensor | None
     num_heads: int
     num_kv_heads: int
@@ -94,7 +115,7 @@ class AttentionParams:
 class AttnOutWeights:
     """Output projection [D, H·E], its bias, and a norm of its result before it is added to the residual."""
 
-    o_proj: Tensor
+    o_proj: Matrix
     bias: Tensor | None = None
     post_norm: Norm | None = None
 
@@ -104,8 +125,8 @@ class MlpWeights:
     """Norm, fused gate and up projection [2F, D] (gate first), down projection [D, F], activation, post-norm."""
 
     norm: Norm
-    gate_up_proj: Tensor
-    down_proj: Tensor
+    gate_up_proj: Matrix
+    down_proj: Matrix
     activation: str = "silu"
     post_norm: Norm | None = None
 
@@ -130,9 +151,18 @@ class PreparedLayer:
     mlp: Any
 
     @classmethod
-    def as_loaded(cls, layer: LayerWeights) -> PreparedLayer:
-        """The weights as they are, for a backend that takes them so."""
-        return cls(layer.attn_in, layer.attention, layer.attn_out, layer.mlp)
+    def as_loaded(cls, layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
+        """The weights as they are, all in memory, for a backend that takes them so (num_threads: there is no work)."""
+        return cls(
+            attn_in=replace(layer.attn_in, qkv_proj=in_memory(layer.attn_in.qkv_proj)),
+            attention=layer.attention,
+            attn_out=replace(layer.attn_out, o_proj=in_memory(layer.attn_out.o_proj)),
+            mlp=replace(
+                layer.mlp,
+                gate_up_proj=in_memory(layer.mlp.gate_up_proj),
+                down_proj=in_memory(layer.mlp.down_proj),
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -172,7 +202,7 @@ class HeadWeights:
     """Final norm and LM head; `scale` multiplies the logits, `soft_cap` c bends them to c·tanh(logit / c)."""
 
     norm: Norm
-    lm_head_VD: Tensor
+    lm_head_VD: Matrix
     scale: float = 1.0
     soft_cap: float | None = None
 

@@ -22,6 +22,7 @@ from psyfast.ops.records import (
     Norm,
     Pages,
     Rope,
+    in_memory,
 )
 
 ROWS_A_CHUNK = 4096
@@ -79,7 +80,7 @@ def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane, r
     H, K, E = weights.num_heads, weights.num_kv_heads, weights.head_dim
     q_THE = x_TD.new_empty(x_TD.shape[0], H, E)
     flat_k, flat_v = pages.k.view(-1, K, E), pages.v.view(-1, K, E)
-    qkv_proj = operand(weights.qkv_proj, lane)
+    qkv_proj = operand(in_memory(weights.qkv_proj), lane)
     for rows in _chunks(x_TD.shape[0]):
         qkv = linear(rms_norm(x_TD[rows], weights.norm), qkv_proj, lane)
         if weights.bias is not None:
@@ -156,7 +157,7 @@ def _attend(q_HRE: Tensor, k_HCE: Tensor, v_HCE: Tensor, mask_RC: Tensor, params
 
 def attn_out(o: Tensor, x_TD: Tensor, weights: AttnOutWeights, *, lane: Lane) -> None:
     """X += post_norm(o · o_projᵀ + bias), in place."""
-    o_proj = operand(weights.o_proj, lane)
+    o_proj = operand(in_memory(weights.o_proj), lane)
     for rows in _chunks(x_TD.shape[0]):
         y = linear(o[rows], o_proj, lane)
         if weights.bias is not None:
@@ -167,7 +168,8 @@ def attn_out(o: Tensor, x_TD: Tensor, weights: AttnOutWeights, *, lane: Lane) ->
 def mlp(x_TD: Tensor, weights: MlpWeights, *, lane: Lane) -> None:
     """X += post_norm(down(act(gate) · up)), in place, a chunk of rows at a time."""
     activation = ACTIVATIONS[weights.activation]
-    gate_up_proj, down_proj = operand(weights.gate_up_proj, lane), operand(weights.down_proj, lane)
+    gate_up_proj = operand(in_memory(weights.gate_up_proj), lane)
+    down_proj = operand(in_memory(weights.down_proj), lane)
     for rows in _chunks(x_TD.shape[0]):
         gate, up = linear(rms_norm(x_TD[rows], weights.norm), gate_up_proj, lane).chunk(2, dim=-1)
         y = linear(activation(gate) * up, down_proj, lane)

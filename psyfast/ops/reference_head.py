@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from psyfast.ops.records import HeadScores, HeadWeights, Lane
+from psyfast.ops.records import HeadScores, HeadWeights, Lane, in_memory
 from psyfast.ops.reference import rms_norm
 
 _CHUNK_LOGITS = 1 << 24  # logits alive at a time: 64 MiB in fp32
@@ -26,7 +26,7 @@ def linear_nll(
     """
     if option_ids_NK is None:
         option_ids_NK = target_N.new_empty((x_ND.shape[0], 0))
-    weight_VD = _operand(head.lm_head_VD.to(x_ND.device), lane, x_ND.dtype)
+    weight_VD = _operand(in_memory(head.lm_head_VD).to(x_ND.device), lane, x_ND.dtype)
     rows = max(1, _CHUNK_LOGITS // head.lm_head_VD.shape[0])
     chunks = [
         _score(logits_NV, target_n.long(), option_ids_nK.long())

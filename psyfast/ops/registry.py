@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psyfast.errors import BackendError
 from psyfast.ops import reference, reference_head
-from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer
+from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer, in_memory
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
 OPERATORS = ("attn_in", "attention", "attn_out", "mlp", "linear_nll")
@@ -30,8 +30,8 @@ class Operators:
     """The five operators as resolved for a device and a lane.
 
     `make_linear_nll(head)` prepares the LM head once (packs it, where the backend does) and returns the operator
-    over (x_ND, target_N, option_ids_NK). `prepare_layer` likewise brings a layer's weights into the form that the
-    operators take. `allocate_kv(pages, slots a page, kv heads, head_dim)` makes a layer's zeroed K and V pages.
+    over (x_ND, target_N, option_ids_NK). `prepare_layer(layer, num_threads=None)` likewise brings a layer's weights into
+    the form that the operators take, with so many threads (default: torch's). `allocate_kv(pages, slots a page, kv heads, head_dim)` makes a layer's zeroed K and V pages.
     """
 
     attn_in: Callable[..., Tensor]
@@ -39,7 +39,7 @@ class Operators:
     attn_out: Callable[..., None]
     mlp: Callable[..., None]
     make_linear_nll: Callable[[HeadWeights], LinearNll]
-    prepare_layer: Callable[[LayerWeights], PreparedLayer]
+    prepare_layer: Callable[..., PreparedLayer]
     allocate_kv: Callable[[int, int, int, int], tuple[Tensor, Tensor]]
     lane: Lane
     device: torch.device
@@ -103,7 +103,8 @@ def _device(name: str) -> torch.device:
 
 def _reference(lane: Lane, device: torch.device) -> Operators:
     def make_linear_nll(head: HeadWeights) -> LinearNll:
-        return partial(_reference_linear_nll, head, lane)
+        loaded = replace(head, lm_head_VD=in_memory(head.lm_head_VD))
+        return partial(_reference_linear_nll, loaded, lane)
 
     return Operators(
         attn_in=reference.attn_in,
@@ -140,12 +141,12 @@ def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bo
 
         return linear_nll
 
-    def prepare_layer(layer: LayerWeights) -> PreparedLayer:
+    def prepare_layer(layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
         return PreparedLayer(
-            attn_in=cpu_linear.prepare_attn_in(layer.attn_in, lane),
+            attn_in=cpu_linear.prepare_attn_in(layer.attn_in, lane, num_threads),
             attention=layer.attention,
-            attn_out=cpu_linear.prepare_attn_out(layer.attn_out, lane),
-            mlp=cpu_linear.prepare_mlp(layer.mlp, lane),
+            attn_out=cpu_linear.prepare_attn_out(layer.attn_out, lane, num_threads),
+            mlp=cpu_linear.prepare_mlp(layer.mlp, lane, num_threads),
         )
 
     return Operators(

@@ -16,15 +16,8 @@ from psyfast.plan.split import plan_unshared
 
 DEFAULT_WINDOW_SLOTS = 16_384
 MIN_WINDOW_SLOTS = 1_024
-MEMORY_SHARE = 0.5
 
 Item = TypeVar("Item")
-
-
-def window_slots(bytes_a_slot: int, available_bytes: int) -> int:
-    """Page slots a window may take: the default, or less where half of the free memory holds no more."""
-    affordable = int(available_bytes * MEMORY_SHARE) // bytes_a_slot
-    return max(MIN_WINDOW_SLOTS, min(DEFAULT_WINDOW_SLOTS, affordable))
 
 
 class Window(Generic[Item]):

@@ -47,7 +47,8 @@ Problem make_problem(int64_t num_rows, int64_t vocab, int64_t hidden, int64_t nu
 Scores run(const Problem& p, Isa isa, int num_threads) {
   const size_t rows = static_cast<size_t>(p.num_rows);
   std::vector<uint32_t> panels(static_cast<size_t>(packed_words(p.vocab, p.hidden, p.lane)));
-  pack_panels(p.head.data(), Element::kFp32, p.vocab, p.hidden, p.lane, panels.data(), num_threads);
+  pack_columns(p.head.data(), Element::kFp32, p.vocab, p.hidden, nullptr, p.vocab, p.lane, panels.data(),
+               num_threads);
   Scores s = {std::vector<float>(rows), std::vector<float>(rows), std::vector<float>(p.option_id.size()),
               std::vector<int64_t>(rows), std::vector<int64_t>(rows)};
   const LinearNllArgs args = {p.x.data(),

@@ -89,9 +89,9 @@ def read_binary(tool: str, *arguments: str) -> str:
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def functions_of(isa: str) -> dict[str, str]:
+def functions_of(isa: str, source: str = "linear_nll") -> dict[str, str]:
     """Disassembly by demangled name."""
-    text = read_binary("objdump", "-dC", "--no-show-raw-insn", str(isa_object(isa)))
+    text = read_binary("objdump", "-dC", "--no-show-raw-insn", str(isa_object(isa, source)))
     return dict(re.findall(r"^[0-9a-f]+ <(.+)>:\n((?:.+\n)+)", text, flags=re.MULTILINE))
 
 
@@ -116,7 +116,26 @@ def test_tiles_hold_their_accumulators_in_registers(isa: str, lane: str, instruc
     assert len(re.findall(r"vmovaps %[yz]mm\d+,-?0x[0-9a-f]+\(%r[sb]p\)", body)) <= count // 8
 
 
-@pytest.mark.parametrize("source", ["attention", "linear", "linear_nll"])
+@pytest.mark.parametrize(
+    ("isa", "lane", "instruction", "count"),
+    [
+        ("avx2", "Fp32Lane", r"vfmadd\w+ps .*%ymm", 12),
+        ("avx512", "Fp32Lane", r"vfmadd\w+ps .*%zmm", 24),
+        ("avx512_bf16", "Fp32Lane", r"vfmadd\w+ps .*%zmm", 24),
+        ("avx512_bf16", "Bf16Lane", r"vdpbf16ps .*%zmm", 24),
+    ],
+)
+def test_the_peak_s_tile_keeps_everything_in_registers(isa: str, lane: str, instruction: str, count: int) -> None:
+    """A spill would lower the peak, and with it raise every share of it."""
+    if isa not in _native.compiled_isas():  # not an x86-64 build, or a compiler without the level
+        pytest.skip(f"{isa} is not compiled on this platform")
+    wanted = f"psyfast::{isa}::tile_laps_lane<psyfast::{isa}::{lane}>"
+    (body,) = [code for function, code in functions_of(isa, "peak").items() if wanted in function]
+    assert len(re.findall(instruction, body)) == count
+    assert not re.search(r"%[yz]mm\d+,-?0x[0-9a-f]+\(%r[sb]p\)", body)
+
+
+@pytest.mark.parametrize("source", ["attention", "linear", "linear_nll", "peak"])
 @pytest.mark.parametrize("isa", ALL_LEVELS)
 def test_isa_objects_export_nothing_but_their_table(isa: str, source: str) -> None:
     """A weak inline function built with -mavx512 might be kept by the linker for every level."""

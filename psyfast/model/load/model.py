@@ -1,4 +1,4 @@
-"""A located model, loaded: traits, weights in memory, and what the manifest says of it."""
+"""A located model, loaded: traits, weights resident or streamed, and what the manifest says of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from psyfast.errors import ModelError
+from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.config import read_config, traits_from_config, traits_from_gguf
 from psyfast.model.load.locate import Located
+from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles, gguf_context_length
 from psyfast.model.load.weights import ResidentWeights, load_resident
 from psyfast.model.traits import Traits
@@ -20,11 +22,11 @@ from psyfast.ops.registry import Operators
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory. stored_as: the weight files' types, most frequent first (`BF16`, `Q4_1`)."""
+    """A model that can be run. stored_as: the weight files' types, most frequent first (`BF16`, `Q4_1`)."""
 
     model_id: str
     traits: Traits
-    weights: ResidentWeights
+    weights: ResidentWeights | StreamedWeights
     files: tuple[Path, ...]
     stored_as: tuple[str, ...]
 
@@ -47,13 +49,19 @@ def context_length(located: Located) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def load_model(located: Located, operators: Operators) -> LoadedModel:
-    """Read a model into memory for a lane, on a device."""
+def load_model(
+    located: Located, operators: Operators, *, streamed: bool = False, read_ahead: int = READ_AHEAD
+) -> LoadedModel:
+    """Read a model for a lane, on a device; streamed=True leaves its layers in their files until they are run."""
     traits, files = open_model(located)
+    lane, device, where = operators.lane, operators.device, str(located.path)
+    weights: ResidentWeights | StreamedWeights
     try:
-        weights = load_resident(
-            files, traits, operators.lane, operators.device, str(located.path), operators.prepare_layer
-        )
+        if streamed:
+            assembler = Assembler(files, traits, lane, device, where)
+            weights = StreamedWeights(assembler, traits.num_layers, operators, read_ahead=read_ahead)
+        else:
+            weights = load_resident(files, traits, lane, device, where, operators.prepare_layer)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(f"{located.path}: cannot be loaded into memory ({error}); use a smaller model") from error
     return LoadedModel(located.model_id, traits, weights, files.files, files.stored_as())

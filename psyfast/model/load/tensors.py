@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from psyfast.errors import ModelError
+from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
 
 
 class TensorFiles(Protocol):
-    """Where a model's tensors are read from."""
+    """Where a model's tensors are read from. All but `shapes` raise ModelError for what cannot be read."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -28,8 +31,20 @@ class TensorFiles(Protocol):
         """The files themselves."""
         ...
 
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in which a tensor's values are read: as stored, or fp32 where they are de-quantised."""
+        ...
+
     def read(self, name: str) -> Tensor:
         """One tensor by its Hugging Face name."""
+        ...
+
+    def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
+        """Fill `out` with a tensor's rows from first_row on, converted to its type."""
+        ...
+
+    def gather(self, name: str, rows_N: Tensor) -> Tensor:
+        """Some rows of a matrix in any order, in the type of `dtype`."""
         ...
 
     def stored_as(self) -> tuple[str, ...]:
@@ -41,32 +56,73 @@ class SafetensorsFiles:
     """model.safetensors, or the shards that model.safetensors.index.json names."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self.files = _safetensors_paths(folder)
-        self._handles: dict[str, Any] = {}
+        self._headers: dict[
+            str, tuple[ValueFile, Mapping[str, Any], int]
+        ] = {}  # file, entry, start of the file's values
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
-            try:
-                handle = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path}: not a readable safetensors file ({error}); download it again") from error
-            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
-                if name in self._handles:
+            file, header, first = _safetensors_header(path)
+            for name, entry in header.items():
+                if name in self._headers:
                     raise ModelError(f"{path}: tensor '{name}' stands in another shard, too; download the model again")
-                self._handles[name] = handle
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+                self._headers[name] = (file, entry, first)
+                self.shapes[name] = tuple(entry["shape"])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The stored type; fp32, fp16 and bf16 only."""
+        return self._stored(name).dtype
 
     def read(self, name: str) -> Tensor:
-        """The tensor as stored; fp32, fp16 and bf16 only."""
-        tensor: Tensor = self._handles[name].get_tensor(name)
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ModelError(f"tensor '{name}' is stored as {tensor.dtype}; supported: float32, float16, bfloat16")
-        return tensor
+        """The tensor as stored."""
+        return whole(self, name)
+
+    def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
+        """Rows from first_row on."""
+        self._stored(name).read_into(out, first_row)
+
+    def gather(self, name: str, rows_N: Tensor) -> Tensor:
+        """Some rows."""
+        return self._stored(name).gather(rows_N)
 
     def stored_as(self) -> tuple[str, ...]:
         """The stored types, the most frequent first."""
-        return by_frequency(str(handle.get_slice(name).get_dtype()) for name, handle in self._handles.items())
+        return by_frequency(str(entry["dtype"]) for _, entry, _ in self._headers.values())
+
+    def _stored(self, name: str) -> StoredTensor:
+        file, entry, first = self._headers[name]
+        kind, shape = entry["dtype"], self.shapes[name]
+        if kind not in PLAIN:
+            raise ModelError(f"{file.path}: tensor '{name}' is stored as {kind}; supported: {', '.join(PLAIN)}")
+        start, stop = entry["data_offsets"]
+        rows = shape[0] if len(shape) > 1 else 1
+        return plain_tensor(name, file, first + start, shape, kind, (stop - start) // max(1, rows))
+
+
+def whole(files: TensorFiles, name: str) -> Tensor:
+    """All of a tensor."""
+    out = torch.empty(files.shapes[name], dtype=files.dtype(name))
+    files.read_into(name, out)
+    return out
+
+
+def _safetensors_header(path: Path) -> tuple[ValueFile, dict[str, Any], int]:
+    """A file, its tensors' entries (dtype, shape, data_offsets), and the byte that offsets count from."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):  # the library checks the whole header against the file
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+    file = ValueFile(path)
+    size = np.empty(8, np.uint8)
+    file.read_into(size, 0)
+    text = np.empty(int(size.view("<u8")[0]), np.uint8)
+    file.read_into(text, len(size))
+    header: dict[str, Any] = json.loads(text.tobytes())
+    header.pop("__metadata__", None)
+    return file, header, len(size) + len(text)
 
 
 def by_frequency(names: Iterable[str]) -> tuple[str, ...]:
@@ -99,51 +155,77 @@ class GgufFile:
     """A GGUF file: names mapped to Hugging Face's, values de-quantised to fp32, q and k rows in the halves' order."""
 
     def __init__(self, path: Path) -> None:
-        reader = _gguf_reader(path)
+        from psyfast.model.load.gguf_header import GgufHeader
+
+        header = GgufHeader(path)
         self.files = (path,)
-        self.metadata = gguf_metadata(reader)
-        self._tensors = {_hf_name(tensor.name, path): tensor for tensor in reader.tensors}
-        self.shapes = {name: tuple(int(n) for n in tensor.shape[::-1]) for name, tensor in self._tensors.items()}
+        self.metadata = header.metadata
+        self._tensors = {_hf_name(tensor.name, path): tensor for tensor in header.tensors}
+        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
+        self._file = ValueFile(path)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Fp32, fp16 and bf16 as stored, fp32 for everything else."""
+        return self._stored(name).dtype
 
     def read(self, name: str) -> Tensor:
-        """One tensor, fp32."""
-        from gguf import quants
+        """One tensor."""
+        return whole(self, name)
 
-        tensor = self._tensors[name]
-        try:
-            values = quants.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:  # how gguf says that it has no de-quantisation for a type
-            kind = tensor.tensor_type.name
-            raise ModelError(f"{self.files[0]}: tensor '{name}' is stored as {kind}, which cannot be read") from error
-        weight = torch.tensor(values, dtype=torch.float32).reshape(self.shapes[name])
-        if _ROTATED.search(name):
-            key = "head_count" if ".q_proj." in name else "head_count_kv"
-            weight = unpermute(weight, int(self.metadata[f"{self.metadata['general.architecture']}.attention.{key}"]))
-        return weight
+    def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
+        """Rows from first_row on, in Hugging Face's order."""
+        stored, head_dim = self._stored(name), self._rotated_head_dim(name)
+        if head_dim is None:
+            stored.read_into(out, first_row)
+            return
+        stop = first_row + len(out)
+        first, last = first_row // head_dim * head_dim, -(-stop // head_dim) * head_dim
+        heads = torch.empty(last - first, *out.shape[1:], dtype=out.dtype)
+        stored.read_into(heads, first)
+        out.copy_(unpermute(heads, (last - first) // head_dim)[first_row - first : stop - first])
+
+    def gather(self, name: str, rows_N: Tensor) -> Tensor:
+        """Some rows of a matrix whose rows stand in Hugging Face's order."""
+        assert self._rotated_head_dim(name) is None
+        return self._stored(name).gather(rows_N)
 
     def stored_as(self) -> tuple[str, ...]:
         """The stored types, the most frequent first."""
-        return by_frequency(tensor.tensor_type.name for tensor in self._tensors.values())
+        return by_frequency(tensor.kind.name for tensor in self._tensors.values())
 
+    def _stored(self, name: str) -> StoredTensor:
+        tensor = self._tensors[name]
+        kind, rows = tensor.kind, tensor.shape[0] if len(tensor.shape) > 1 else 1
+        row_bytes = tensor.num_bytes // max(1, rows)
+        if kind.name in PLAIN:
+            return plain_tensor(name, self._file, tensor.start, tensor.shape, kind.name, row_bytes)
+        from gguf.quants import dequantize
 
-def _gguf_reader(path: Path) -> Any:
-    import gguf
+        def values_of(stored: NDArray[np.uint8]) -> Tensor:
+            try:
+                return torch.from_numpy(dequantize(stored, kind))
+            except NotImplementedError as error:  # how gguf says that it has no de-quantisation for a type
+                where = f"{self.files[0]}: tensor '{name}'"
+                raise ModelError(f"{where} is stored as {kind.name}, which cannot be read") from error
 
-    try:
-        return gguf.GGUFReader(str(path))
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise ModelError(f"{path}: not a readable GGUF file ({error}); download it again") from error
+        return StoredTensor(
+            name, self._file, tensor.start, tensor.shape, kind.name, torch.float32, row_bytes, values_of
+        )
 
-
-def gguf_metadata(reader: Any) -> dict[str, Any]:
-    """What a GGUF file says of its model (not of its vocabulary): plain values by key."""
-    ours = (key for key in reader.fields if not key.startswith(("tokenizer.", "GGUF.")))
-    return {key: reader.fields[key].contents() for key in ours}
+    def _rotated_head_dim(self, name: str) -> int | None:
+        """Rows of a head, where the tensor's heads stand in GGUF's order."""
+        if not _ROTATED.search(name):
+            return None
+        key = "head_count" if ".q_proj." in name else "head_count_kv"
+        num_heads = int(self.metadata[f"{self.metadata['general.architecture']}.attention.{key}"])
+        return self.shapes[name][0] // num_heads
 
 
 def gguf_context_length(path: Path) -> int | None:
     """The positions that a GGUF file's model was made for, whatever its architecture."""
-    metadata = gguf_metadata(_gguf_reader(path))
+    from psyfast.model.load.gguf_header import GgufHeader
+
+    metadata = GgufHeader(path).metadata
     length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     return None if length is None else int(length)
 

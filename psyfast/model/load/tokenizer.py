@@ -1,4 +1,4 @@
-"""A located model's tokenizer, as a transformers object."""
+"""A located model's tokenizer, as a transformers object or what stands in for one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ def load_tokenizer(model: str | Located, revision: str | None = None) -> Any:
     Remote code is never run and nothing is downloaded beyond what `locate` fetches. Raises ModelError.
     """
     located = locate(model, revision) if isinstance(model, str) else model
+    is_gguf = located.kind == "gguf"
+    if is_gguf:
+        from psyfast.model.load.gguf_tokenizer import gguf_tokenizer
+
+        if (built := gguf_tokenizer(located.path)) is not None:
+            return built
     from transformers import AutoTokenizer  # costs seconds
 
-    is_gguf = located.kind == "gguf"
     folder = located.path.parent if is_gguf else located.path
     source = {"gguf_file": located.path.name} if is_gguf else {}
     try:

@@ -1,0 +1,14 @@
+#include <immintrin.h>
+
+#include "peak_kernels.h"
+
+namespace psyfast {
+namespace avx512 {
+// clang-format off: the body needs what comes before it
+#include "avx512/vec.inc"
+#include "avx512/bf16_widened.inc"
+#include "product_body.inc"
+#include "peak_body.inc"
+// clang-format on
+}  // namespace avx512
+}  // namespace psyfast

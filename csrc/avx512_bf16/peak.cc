@@ -1,0 +1,14 @@
+#include <immintrin.h>
+
+#include "peak_kernels.h"
+
+namespace psyfast {
+namespace avx512_bf16 {
+// clang-format off: the body needs what comes before it
+#include "avx512/vec.inc"
+#include "avx512_bf16/bf16_pairs.inc"
+#include "product_body.inc"
+#include "peak_body.inc"
+// clang-format on
+}  // namespace avx512_bf16
+}  // namespace psyfast

@@ -1,0 +1,11 @@
+#include "peak_kernels.h"
+
+namespace psyfast {
+namespace portable {
+// clang-format off: the body needs what comes before it
+#include "portable/vec.inc"
+#include "product_body.inc"
+#include "peak_body.inc"
+// clang-format on
+}  // namespace portable
+}  // namespace psyfast

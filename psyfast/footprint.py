@@ -1,0 +1,55 @@
+"""What a model's parts take in memory, from its traits: packed for the native operators, or as loaded for `reference`."""
+
+from __future__ import annotations
+
+from psyfast.model.traits import Traits
+from psyfast.ops.records import Lane
+from psyfast.ops.registry import Operators
+from psyfast.plan.memory import ModelSizes
+
+PANEL = 64
+READ_COLUMNS = 512
+HOST_BYTES_A_SLOT = 512
+"""Ids, positions and tables of the plan, the transcripts themselves, and their rows of the results."""
+
+
+def model_sizes(traits: Traits, operators: Operators, stored_bytes: int) -> ModelSizes:
+    """Sizes under some operators. stored_bytes: of a weight as the fp32 lane keeps it (4, or 2 for bf16)."""
+    if operators.device.type != "cpu":  # none of it is in this process's memory
+        return ModelSizes(traits.num_layers, 0, 0, 0, HOST_BYTES_A_SLOT)
+    return _native(traits, operators.lane) if operators.isa else _reference(traits, operators.lane, stored_bytes)
+
+
+def _native(traits: Traits, lane: Lane) -> ModelSizes:
+    """Panels of whole vectors; see psyfast.ops.cpu_linear, and csrc/kv_pages.h for the pages."""
+    operand = 4 if lane is Lane.FP32 else 2
+    D, F, E = traits.hidden_size, _up(traits.intermediate_size, PANEL // 2), _up(traits.head_dim, PANEL)
+    H, K = traits.num_heads, traits.num_kv_heads
+    HE = H * traits.head_dim
+    columns_by_inner = (H + 2 * K) * E * D + _up(D, PANEL) * HE + 2 * F * D + _up(D, PANEL) * F
+    # While attention runs: the residual; K and V; q, its result, and one more of them that the allocator keeps.
+    slot = 4 * D + operand * (2 * K * E + 3 * HE) + 8 * E
+    return ModelSizes(
+        num_layers=traits.num_layers,
+        layer_bytes=operand * columns_by_inner,
+        head_bytes=operand * _up(traits.vocab_size, PANEL) * D,
+        reading_bytes=3 * READ_COLUMNS * max(D, F, HE) * operand,
+        slot_bytes=slot + HOST_BYTES_A_SLOT,
+    )
+
+
+def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
+    """Matrices as loaded, and for the time of a product those of an operator once more, in fp32."""
+    kept = 2 if lane is Lane.BF16 else stored_bytes
+    D, HE, KE = traits.hidden_size, traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
+    return ModelSizes(
+        num_layers=traits.num_layers,
+        layer_bytes=kept * traits.num_layer_params,
+        head_bytes=(kept + 4) * traits.vocab_size * D,
+        reading_bytes=4 * 3 * D * traits.intermediate_size,
+        slot_bytes=4 * (4 * D + 3 * HE + 4 * KE + 2 * HE) + HOST_BYTES_A_SLOT,
+    )
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,114 @@
+"""What this process has of memory and may have, and how a model's run is planned from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from psyfast.config import ScoreConfig
+from psyfast.footprint import model_sizes
+from psyfast.model.load.assembly import EMBEDDING
+from psyfast.model.load.streamed import READ_AHEAD
+from psyfast.model.load.tensors import TensorFiles
+from psyfast.model.traits import Traits
+from psyfast.ops.registry import Operators
+from psyfast.plan.memory import MemoryNeeds, MemoryPlan, plan_memory
+from psyfast.plan.windows import MIN_WINDOW_SLOTS
+
+TOKENIZER_BYTES = 100_000_000
+"""What loading a tokenizer adds to the process, about: to refuse a limit that is far too small before anything is read."""
+SHARE = 0.9
+"""Of the memory at hand, that a run without a limit of its own may take."""
+
+
+def planned_memory(
+    config: ScoreConfig,
+    operators: Operators,
+    traits: Traits,
+    files: TensorFiles,
+    *,
+    slots: int = MIN_WINDOW_SLOTS,
+    window_slots: int | None = None,
+    still_to_load: int = 0,
+) -> MemoryPlan:
+    """Plan one model's run as things stand in this process; UsageError where the limit cannot hold it.
+
+    slots: of the longest transcript. window_slots: where they are given. still_to_load: bytes that the process will have
+    taken by the time that weights are read.
+    """
+    limit = config.memory_limit_bytes()
+    needs = MemoryNeeds(
+        limit_bytes=default_limit() if limit is None else limit,
+        process_bytes=resident_bytes() + still_to_load,
+        num_threads=torch.get_num_threads(),
+        read_ahead=READ_AHEAD,
+        slots=slots,
+        window_slots=window_slots,
+    )
+    sizes = model_sizes(traits, operators, files.dtype(EMBEDDING).itemsize)
+    return plan_memory(sizes, needs, config.weights, str(files.files[0].parent))
+
+
+def resident_bytes() -> int:
+    """Memory of this process, touched pages of files included."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int | None:
+    """The most that it ever was; None where the system does not say."""
+    return _status("VmHWM")
+
+
+def default_limit() -> int:
+    """What the process has, and most of what is free beside it."""
+    return resident_bytes() + int(SHARE * available_bytes())
+
+
+def available_bytes(cgroups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Free memory of the system, or of the tightest cgroup that this process is in."""
+    return min([int(psutil.virtual_memory().available), *_left_in_cgroups(cgroups, root)])
+
+
+def _left_in_cgroups(cgroups: Path, root: Path) -> list[int]:
+    """What each cgroup above this process has left: its limit less its use, of which cached files can be given back."""
+    try:
+        lines = cgroups.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []  # not Linux
+    left = []
+    for line in lines:
+        _, controllers, inner = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = top / inner.strip("/")
+        for place in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
+            found = _left(place, *names)
+            if found is not None:
+                left.append(found)
+    return left
+
+
+def _left(group: Path, limit_name: str, use_name: str, cached_name: str) -> int | None:
+    try:
+        limit = (group / limit_name).read_text(encoding="ascii").strip()
+        if limit == "max":
+            return None
+        used = int((group / use_name).read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        return max(0, int(limit) - used + int(stat.get(cached_name, 0)))
+    except (OSError, ValueError):
+        return None  # the root has no such files
+
+
+def _status(key: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":")), None)

@@ -1,0 +1,65 @@
+"""GGUF files for tests, written by the gguf package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_vocabulary(
+    path: Path,
+    tokens: Sequence[str],
+    merges: Sequence[str],
+    *,
+    architecture: str = "llama",
+    pre: str | None = "gpt-2",
+    types: Sequence[int] | None = None,
+    **said: Any,
+) -> Path:
+    """A model without weights. said: more of the tokenizer's keys, as GGUFWriter's `add_…` methods name them."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), architecture)
+    for name in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
+        getattr(writer, f"add_{name}")(8)
+    writer.add_head_count_kv(8)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types or [1] * len(tokens))
+    writer.add_token_merges(merges)
+    for name, value in said.items():
+        getattr(writer, f"add_{name}")(value)
+    _finish(writer)
+    return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], *, strings: Mapping[str, list[str]] | None = None) -> Path:
+    """Tensors as arrays, or as (bytes of blocks, type), beside one pair of metadata of every kind."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for nth, kind in enumerate(("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")):
+        getattr(writer, f"add_{kind}")(f"number.{kind}", 100 + nth)
+    writer.add_float32("number.float32", 0.5)
+    writer.add_float64("number.float64", 1e-300)
+    writer.add_bool("number.bool", True)
+    writer.add_array("numbers", [1, -2, 3])
+    writer.add_string("text", "é🙂")
+    for key, values in (strings or {"words": ["", "a", "日本"]}).items():
+        writer.add_array(key, values)
+    for name, value in tensors.items():
+        array, kind = value if isinstance(value, tuple) else (value, None)
+        writer.add_tensor(name, array, raw_dtype=kind)
+    _finish(writer)
+    return path
+
+
+def _finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
