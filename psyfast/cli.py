@@ -84,6 +84,13 @@ Weights = Annotated[
     str,
     typer.Option(metavar="MODE", help="auto | resident | streamed (read layer by layer, for models beyond memory)."),
 ]
+IsaOption = Annotated[
+    str | None, typer.Option("--isa", metavar="LEVEL", help="Native level: avx512_bf16 | avx512 | avx2 | portable.")
+]
+NoSparse = Annotated[
+    bool, typer.Option("--no-sparse", help="Compute rows that nothing depends on, too, for comparison.")
+]
+NoJoin = Annotated[bool, typer.Option("--no-join", help="Keep short branches apart in attention, for comparison.")]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Compute shared prefixes anew each time, for comparison.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -113,7 +120,10 @@ def score(
     memory_limit: MemoryLimit = None,
     weights: Weights = "auto",
     window_slots: WindowSlots = None,
+    isa: IsaOption = None,
     no_share: NoShare = False,
+    no_sparse: NoSparse = False,
+    no_join: NoJoin = False,
     as_json: Json = False,
 ) -> None:
     """Score every marked response of DATA under a model, into a run folder."""
@@ -139,7 +149,10 @@ def score(
         on_bad_row=cast("OnBadRow", on_bad_row),
         context_limit=context_limit,
         per_token=per_token,
+        isa=isa,
         share=not no_share,
+        sparse=not no_sparse,
+        join_segments=not no_join,
         memory_limit=memory_limit,
         weights=weights,
         window_slots=window_slots,

@@ -235,3 +235,19 @@ def test_version_and_help():
     assert psyfast("--version").stdout.startswith("psyfast 0.")
     done = psyfast("score", "--help")
     assert done.returncode == 0 and "--protocol" in done.stdout
+
+
+def test_score_takes_the_level_and_the_switches(model, data, tmp_path):
+    flags = ("--isa", "portable", "--no-sparse", "--no-join", "--no-share")
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", *flags)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "manifest.json").read_text())["config"]
+    assert (config["isa"], config["sparse"], config["join_segments"], config["share"]) == (
+        "portable",
+        False,
+        False,
+        False,
+    )
+    refused = psyfast("score", data, "--model", model, "-o", tmp_path / "other", "--isa", "mmx")
+    assert refused.returncode == 2
+    assert "ISA level 'mmx'" in refused.stderr

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "psyfast"
 # A module may import those of layers further down, and of its own layer where that is one concept.
 LAYERS = [
     {"cli", "integrations"},
-    {"api", "doctor"},
+    {"api", "doctor", "scorer"},
     {"scoring"},
     {"model_run"},
     {"rows", "inputs", "memory"},

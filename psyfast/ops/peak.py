@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from psyfast.ops import native
+from psyfast.ops.cpu_packing import pack
 from psyfast.ops.cpu import available_isas
 from psyfast.ops.native import check, guarded
 from psyfast.ops.records import Lane
@@ -91,7 +92,7 @@ def time_tile(
     module = native.load()
     check("x", x_RK, torch.float32, (module.TILE_ROWS, None))
     check("weight", weight_CK, torch.float32, (module.PANEL_COLUMNS, x_RK.shape[1]))
-    panel = _packed(weight_CK, lane)
+    panel = pack("weights", weight_CK, lane)
     out_RC = torch.empty(x_RK.shape[0], weight_CK.shape[0])
     flop, taken = guarded(
         lambda: module.time_tile(
@@ -119,7 +120,7 @@ def time_product(
     module = native.load()
     check("x", x_MK, torch.float32, (None, None))
     check("weight", weight_NK, torch.float32, (None, x_MK.shape[1]))
-    panels = _packed(weight_NK, lane)
+    panels = pack("weights", weight_NK, lane)
     num_rows, num_columns = x_MK.shape[0], weight_NK.shape[0]
     out_PMC = torch.empty(-(-num_columns // module.PANEL_COLUMNS), num_rows, module.PANEL_COLUMNS)
     flop, taken = guarded(
@@ -137,24 +138,6 @@ def time_product(
         )
     )
     return out_PMC.transpose(0, 1).flatten(1), Timing(flop, tuple(taken))
-
-
-def _packed(weight_NK: Tensor, lane: Lane) -> Tensor:
-    module = native.load()
-    num_columns, inner = weight_NK.shape
-    panels = torch.empty(module.packed_words(num_columns, inner, lane.value), dtype=torch.int32)
-    guarded(
-        lambda: module.pack_panels(
-            weights=weight_NK.data_ptr(),
-            source="fp32",
-            num_columns=num_columns,
-            inner=inner,
-            lane=lane.value,
-            packed=panels.data_ptr(),
-            num_threads=torch.get_num_threads(),
-        )
-    )
-    return panels
 
 
 def tile_lane(lane: Lane, isa: str) -> Lane:
