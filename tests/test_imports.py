@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "psyfast"
 
 # A module may import those of layers further down, and of its own layer where that is one concept.
 LAYERS = [
+    {"__main__"},
     {"cli", "integrations"},
     {"api", "doctor"},
     {"scoring"},
