@@ -35,6 +35,7 @@ parity: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/bench_linear_nll.py
 	$(BIN)/python bench/bench_plan.py
+	OMP_WAIT_POLICY=passive $(BIN)/python bench/bench_startup.py
 
 # The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/build.stamp
