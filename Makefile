@@ -38,6 +38,7 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest bench/operators -q --benchmark-quiet --benchmark-json build/bench/operators.json
 	$(BIN)/python bench/operators/table.py build/bench/operators.json
 	$(BIN)/python bench/bench_plan.py
+	OMP_WAIT_POLICY=passive $(BIN)/python bench/bench_startup.py
 
 # The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/build.stamp

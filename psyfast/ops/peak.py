@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from psyfast.ops import native
-from psyfast.ops.cpu_packing import pack
 from psyfast.ops.cpu import available_isas
+from psyfast.ops.cpu_packing import pack
 from psyfast.ops.native import check, guarded
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators
