@@ -7,7 +7,7 @@ DEMO := demo
 export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h)
 
-.PHONY: demo test lint format parity bench sanitize race clean
+.PHONY: demo test lint format parity bench bench-peers sanitize race clean
 
 demo: $(VENV)/demo.stamp
 	@rm -rf $(DEMO)/run
@@ -39,6 +39,20 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/operators/table.py build/bench/operators.json
 	$(BIN)/python bench/bench_plan.py
 	OMP_WAIT_POLICY=passive $(BIN)/python bench/bench_startup.py
+
+# What bench/bench_end_to_end.py compares with, each in an environment of its own; about 4 GB, and ten minutes to compile
+# llama.cpp. None may bring another torch than the CPU build of constraints.txt; vLLM and optimum-intel ask for torch's
+# companions, which a package index has for CUDA only, and load without them. vLLM is faster with Debian's
+# libtcmalloc-minimal4.
+PEERS := vllm openvino llama_cpp
+
+bench-peers: $(PEERS:%=.venv-peers/%/installed)
+
+.venv-peers/%/installed: bench/peers/%.txt constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -r $<
+	$(@D)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
 
 # The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/build.stamp

@@ -88,7 +88,7 @@ class ModelRun:
 
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         self.tokenizer = Tokenizer(load_tokenizer(self.located))
         self.memory = self._plan_memory(recorded)
         streamed = self.memory.weights == "streamed"
@@ -99,6 +99,7 @@ class ModelRun:
         if recorded is not None:
             require_same_model(recorded, entry, str(self.run.path))
         entry["seconds_to_load"] = time.perf_counter() - started
+        entry["cpu_seconds_to_load"] = time.process_time() - cpu_started
         return entry
 
     def close(self) -> None:

@@ -1,0 +1,116 @@
+"""The same bf16 weights for every contender: a Hugging Face folder, written once, and a GGUF file made from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from psyfast.model.load.config import read_config
+from psyfast.model.load.locate import locate
+from psyfast.model.load.model import open_model
+from psyfast.model.load.tokenizer import load_tokenizer
+from psyfast.model.load.weights import expected_shapes
+from psyfast.model.traits import RopeTraits, Traits
+
+SHAPES = {
+    "qwen3-0.6b": Traits(
+        family="LlamaForCausalLM",
+        num_layers=28,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_heads=16,
+        num_kv_heads=8,
+        head_dim=128,
+        vocab_size=151_936,
+        max_positions=40_960,
+        norm_eps=1e-6,
+        rope=RopeTraits(base=1e6),
+        tied_head=True,
+    )
+}
+"""Shapes to fill with random weights, all of the plain decoder."""
+
+
+def bf16_folder(model: str, work: Path) -> Path:
+    """A model's folder if all its weights are bf16, else a copy of it under `work` with its weights rounded to bf16."""
+    located = locate(model)
+    traits, files = open_model(located)
+    if located.kind != "gguf" and set(files.stored_as()) == {"BF16"}:
+        return located.path
+    folder = work / f"{located.model_id}-bf16"
+    if (folder / "config.json").is_file():
+        return folder
+    if located.kind == "gguf":
+        if traits.rope.kind != "default" or "rope_freqs.weight" in files.shapes:
+            raise SystemExit(f"{model}: its rotary scaling has no place in a config.json; give a Hugging Face folder")
+        config = config_of(traits)
+    else:
+        config = {**read_config(located.path), "dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(located)
+    tokenizer.save_pretrained(folder)
+    config |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    _write(folder, {name: files.read(name).bfloat16() for name in expected_shapes(traits)}, config)
+    return folder
+
+
+def random_folder(shape: str, tokenizer_folder: Path, work: Path) -> Path:
+    """Random bf16 weights in a shape of SHAPES, with another model's tokenizer (whose ids must be in its vocabulary)."""
+    traits = SHAPES[shape]
+    folder = work / f"random-{shape}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in tokenizer_folder.iterdir():
+        if path.name not in ("config.json", "generation_config.json") and path.suffix != ".safetensors":
+            shutil.copy(path, folder / path.name)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, dims in expected_shapes(traits).items():
+        noise = torch.randn(dims, generator=generator)
+        tensors[name] = (1 + 0.1 * noise if "norm" in name else 0.02 * noise).bfloat16()
+    ids = {key: read_config(tokenizer_folder).get(key) for key in ("bos_token_id", "eos_token_id")}
+    _write(folder, tensors, {**config_of(traits), **ids})
+    return folder
+
+
+def config_of(traits: Traits) -> dict[str, Any]:
+    """config.json of a model of the Llama family without scaling of its rotary frequencies."""
+    return {
+        "architectures": [traits.family],
+        "model_type": "llama",
+        "vocab_size": traits.vocab_size,
+        "hidden_size": traits.hidden_size,
+        "intermediate_size": traits.intermediate_size,
+        "num_hidden_layers": traits.num_layers,
+        "num_attention_heads": traits.num_heads,
+        "num_key_value_heads": traits.num_kv_heads,
+        "head_dim": traits.head_dim,
+        "max_position_embeddings": traits.max_positions,
+        "rms_norm_eps": traits.norm_eps,
+        "rope_theta": traits.rope.base,
+        "hidden_act": traits.activation,
+        "tie_word_embeddings": traits.tied_head,
+        "attention_bias": traits.qkv_bias,
+        "mlp_bias": False,
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",
+    }
+
+
+def _write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # last, under its final name: it says that the folder is whole
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def traits_of(folder: Path, context_limit: int | None = None) -> Traits:
+    """Traits of a folder, with another limit of positions where one is given."""
+    traits, _ = open_model(locate(str(folder)))
+    return traits if context_limit is None else replace(traits, max_positions=context_limit)
