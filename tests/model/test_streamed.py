@@ -12,7 +12,8 @@ import torch
 from psyfast.engine import Engine
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.config import read_config, traits_from_config
+from psyfast.model.load.config import traits_from_config
+from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.streamed import StreamedWeights
