@@ -38,6 +38,7 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest bench/operators -q --benchmark-quiet --benchmark-json build/bench/operators.json
 	$(BIN)/python bench/operators/table.py build/bench/operators.json
 	$(BIN)/python bench/bench_plan.py
+	OMP_WAIT_POLICY=passive $(BIN)/python bench/bench_startup.py
 
 # What bench/bench_end_to_end.py compares with, each in an environment of its own; about 4 GB, and ten minutes to compile
 # llama.cpp. None may bring another torch than the CPU build of constraints.txt; vLLM and optimum-intel ask for torch's

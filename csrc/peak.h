@@ -16,7 +16,7 @@ struct PeakArgs {
   const float* x;  // [num_rows, inner]
   int64_t num_rows;
   int64_t inner;
-  const uint32_t* panels;  // pack_panels of [num_columns, inner]
+  const uint32_t* panels;  // pack_columns of [num_columns, inner]
   int64_t num_columns;     // a multiple of 64
   Element lane;
   float* out;

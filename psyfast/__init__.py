@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psyfast.api import ScoreResult, score
+    from psyfast.scorer import Loglikelihood, Scorer
 
-__all__ = ["ScoreResult", "__version__", "score"]
+__all__ = ["Loglikelihood", "ScoreResult", "Scorer", "__version__", "score"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`score` and its result type, imported on first use: torch takes seconds, `psyfast --help` must not."""
+    """Whatever scores, imported on first use: torch takes seconds, `psyfast --help` must not."""
     if name in ("score", "ScoreResult"):
         from psyfast import api
 
         return getattr(api, name)
+    if name in ("Scorer", "Loglikelihood"):
+        from psyfast import scorer
+
+        return getattr(scorer, name)
     raise AttributeError(f"module 'psyfast' has no attribute '{name}'")

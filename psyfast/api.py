@@ -22,11 +22,10 @@ from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_
 from psyfast.errors import RunError, UsageError
 from psyfast.inputs import find_inputs, read_options
 from psyfast.metrics.summary import StudySummary, summarise
+from psyfast.model.load.config_file import context_length
 from psyfast.model.load.locate import locate
-from psyfast.model.load.model import context_length
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.report.progress import OnProgress
-from psyfast.scoring import score_run
 from psyfast.store.reading import Comparison, compare_runs, read_participants, responses_dataset
 from psyfast.store.run_folder import RunFolder, read_manifest
 
@@ -91,6 +90,8 @@ def score(
 
     Raises a PsyfastError (UsageError, DataError, ModelError, RunError, BackendError) for what the caller can mend.
     """
+    from psyfast.scoring import score_run  # loads torch, which audit_transcripts does without
+
     models = (model,) if isinstance(model, str) else tuple(model)
     sources, rows = _sources(transcripts)
     try:
@@ -126,6 +127,8 @@ def score_again(
 
     Raises RunError where the run read its transcripts from memory.
     """
+    from psyfast.scoring import score_run
+
     manifest = read_manifest(manifest_path)
     for key in ("config", "arithmetic", "models", "data"):
         if not isinstance(manifest.get(key), dict):

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
+from typer.core import TyperGroup
 
 from psyfast import __version__
 from psyfast.errors import PsyfastError, RunError, RunInterruptedError, UsageError
@@ -26,7 +27,21 @@ if TYPE_CHECKING:
     from psyfast.store.reading import Comparison
     from psyfast.store.run_folder import RunFolder
 
+
+class _Commands(TyperGroup):
+    """All commands. Ctrl-C leaves them as our own error: typer would exit with 130, without a word."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _interruptible("stopped"):
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _interruptible("stopped; a run that was begun goes on with --resume"):
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Score human responses under causal language models, exactly.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -84,6 +99,13 @@ Weights = Annotated[
     str,
     typer.Option(metavar="MODE", help="auto | resident | streamed (read layer by layer, for models beyond memory)."),
 ]
+IsaOption = Annotated[
+    str | None, typer.Option("--isa", metavar="LEVEL", help="Native level: avx512_bf16 | avx512 | avx2 | portable.")
+]
+NoSparse = Annotated[
+    bool, typer.Option("--no-sparse", help="Compute rows that nothing depends on, too, for comparison.")
+]
+NoJoin = Annotated[bool, typer.Option("--no-join", help="Keep short branches apart in attention, for comparison.")]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Compute shared prefixes anew each time, for comparison.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -113,7 +135,10 @@ def score(
     memory_limit: MemoryLimit = None,
     weights: Weights = "auto",
     window_slots: WindowSlots = None,
+    isa: IsaOption = None,
     no_share: NoShare = False,
+    no_sparse: NoSparse = False,
+    no_join: NoJoin = False,
     as_json: Json = False,
 ) -> None:
     """Score every marked response of DATA under a model, into a run folder."""
@@ -139,7 +164,10 @@ def score(
         on_bad_row=cast("OnBadRow", on_bad_row),
         context_limit=context_limit,
         per_token=per_token,
+        isa=isa,
         share=not no_share,
+        sparse=not no_sparse,
+        join_segments=not no_join,
         memory_limit=memory_limit,
         weights=weights,
         window_slots=window_slots,
@@ -164,12 +192,14 @@ def _score(config: ScoreConfig, out: Path, *, resume: bool, as_json: bool) -> No
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(
+    message: str = "stopped; what was written is kept, and --resume goes on from there",
+) -> Iterator[None]:
     """Ctrl-C, where nothing is worth waiting for, as one line and exit code 1."""
     try:
         yield
     except KeyboardInterrupt:
-        raise RunInterruptedError("stopped; what was written is kept, and --resume goes on from there") from None
+        raise RunInterruptedError(message) from None
 
 
 def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
@@ -315,12 +345,13 @@ def audit(
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where to write STUDY/prompts.jsonl.")],
     seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also over other files of the same names.")] = False,
 ) -> None:
     """Write the synthetic sample data: three tasks whose true choice probabilities are known."""
     from psyfast.data.sample import write_sample
 
     try:
-        paths = write_sample(folder, seed=seed)
+        paths = write_sample(folder, seed=seed, overwrite=overwrite)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error}); name a folder on a disk with space") from error
     for path in paths:
@@ -406,10 +437,12 @@ def main() -> None:
         app()
     except PsyfastError as error:
         typer.echo(f"psyfast: {error}", err=True)
+        if isinstance(error.__context__, KeyboardInterrupt):
+            _leave_interrupted()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("psyfast: stopped; a run that was begun goes on with --resume", err=True)
-        sys.exit(1)
+    except KeyboardInterrupt:  # outside of any command
+        typer.echo("psyfast: stopped", err=True)
+        _leave_interrupted()
     except BrokenPipeError:
         # The reader of our output went away (`| head`); nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -417,6 +450,14 @@ def main() -> None:
     except OSError as error:  # standard output on a full disk, say
         typer.echo(f"psyfast: {error}", err=True)
         sys.exit(1)
+
+
+def _leave_interrupted() -> NoReturn:
+    """Exit with 1, at once: after Ctrl-C inside generated code (a dataclass being made) Python's own exit would be
+    that of a process killed by the signal.
+    """
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

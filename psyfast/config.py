@@ -28,8 +28,11 @@ class ScoreConfig:
     sources: files, folders or data set ids. revision, data_revision: of models and data sets on the Hub. memory_limit:
     of the whole process, in bytes or as "3GB" (None: the memory at hand). weights: `resident` in memory, `streamed`
     layer by layer, or `auto`: resident where they fit. window_slots: page slots a window may take (None: planned from the
-    memory; the manifest keeps the number). share=False computes every prefix anew, for comparison. num_workers: processes
-    that tokenise (0: none beside this one).
+    memory; the manifest keeps the number). num_workers: processes that tokenise (0: none beside this one). isa: the native
+    level (None: the highest here).
+
+    share, sparse and join_segments can be switched off for comparison, each with the same bits for more work: every
+    prefix anew; every row of the last layer and of the head; short branches apart in attention.
     """
 
     models: tuple[str, ...]
@@ -46,7 +49,10 @@ class ScoreConfig:
     context_limit: int | None = None
     conditions: tuple[str, ...] = ("plain",)
     per_token: bool = False
+    isa: str | None = None
     share: bool = True
+    sparse: bool = True
+    join_segments: bool = True
     memory_limit: int | str | None = None
     weights: str = "auto"
     window_slots: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psyfast.model.traits import Traits
 from psyfast.ops.records import Lane
+from psyfast.ops.reference import ROWS_A_CHUNK, ROWS_A_TILE
 from psyfast.ops.registry import Operators
 from psyfast.plan.memory import ModelSizes
 
@@ -39,15 +40,17 @@ def _native(traits: Traits, lane: Lane) -> ModelSizes:
 
 
 def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
-    """Matrices as loaded, and for the time of a product those of an operator once more, in fp32."""
+    """Matrices as loaded; for the time of a product those of an operator once more, and a chunk of its rows, in fp32."""
     kept = 2 if lane is Lane.BF16 else stored_bytes
-    D, HE, KE = traits.hidden_size, traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
+    D, F, H = traits.hidden_size, traits.intermediate_size, traits.num_heads
+    HE, KE = H * traits.head_dim, traits.num_kv_heads * traits.head_dim
+    scores = 3 * ROWS_A_TILE * H  # of a tile of queries with every key: the products, the softmax, one to spare
     return ModelSizes(
         num_layers=traits.num_layers,
         layer_bytes=kept * traits.num_layer_params,
         head_bytes=(kept + 4) * traits.vocab_size * D,
-        reading_bytes=4 * 3 * D * traits.intermediate_size,
-        slot_bytes=4 * (4 * D + 3 * HE + 4 * KE + 2 * HE) + HOST_BYTES_A_SLOT,
+        reading_bytes=4 * (3 * D * F + ROWS_A_CHUNK * (4 * F + 3 * D)),
+        slot_bytes=4 * (4 * D + 5 * HE + 4 * KE + scores) + HOST_BYTES_A_SLOT,
     )
 
 

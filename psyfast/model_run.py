@@ -94,7 +94,7 @@ class ModelRun:
         streamed = self.memory.weights == "streamed"
         self.model = load_model(self.located, self.operators, streamed=streamed, read_ahead=self.memory.read_ahead)
         self._to_close.callback(self.model.weights.close)
-        self.engine = Engine(self.model.traits, self.model.weights, self.operators)
+        self.engine = Engine(self.model.traits, self.model.weights, self.operators, sparse=self.config.sparse)
         entry = self._entry(self.model)
         if recorded is not None:
             require_same_model(recorded, entry, str(self.run.path))

@@ -76,7 +76,10 @@ def score_run(
     should_stop: asked after every part; where it says yes, `RunInterruptedError` is raised, and a resumed run goes on
     from there. Raises a PsyfastError for whatever a user can mend.
     """
-    operators = resolve(inputs.config.backend, inputs.config.device, Lane(inputs.config.lane))
+    config = inputs.config
+    operators = resolve(
+        config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
+    )
     threads_before = torch.get_num_threads()
     if inputs.config.threads is not None:
         torch.set_num_threads(inputs.config.threads)

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psyfast.model.load.checks import expected_shapes
+from psyfast.model.load.tensors import SafetensorsFiles
+from psyfast.model.traits import Traits
+
 
 def write_vocabulary(
     path: Path,
@@ -56,6 +60,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], *, strings: Mapping[st
         writer.add_tensor(name, array, raw_dtype=kind)
     _finish(writer)
     return path
+
+
+def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32") -> None:
+    """A Hugging Face folder's model, q and k rows in GGUF's order; matrices as F32 or Q8_0."""
+    import gguf
+
+    files = SafetensorsFiles(folder)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(traits.num_layers)
+    writer.add_context_length(traits.max_positions)
+    writer.add_embedding_length(traits.hidden_size)
+    writer.add_feed_forward_length(traits.intermediate_size)
+    writer.add_head_count(traits.num_heads)
+    writer.add_head_count_kv(traits.num_kv_heads)
+    writer.add_layer_norm_rms_eps(traits.norm_eps)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, traits.num_layers)
+    for name in expected_shapes(traits):
+        value = files.read(name).float()
+        if "q_proj" in name or "k_proj" in name:
+            heads = traits.num_heads if "q_proj" in name else traits.num_kv_heads
+            value = value.reshape(heads, 2, -1, value.shape[-1]).transpose(1, 2).reshape(value.shape)
+        array = value.contiguous().numpy()
+        theirs = names.get_name(name, try_suffixes=(".weight",))
+        if kind == "Q8_0" and array.ndim == 2:
+            quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(theirs, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(theirs, array)
+    _finish(writer)
 
 
 def _finish(writer: Any) -> None:

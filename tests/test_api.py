@@ -10,7 +10,7 @@ import psyfast
 from psyfast import errors
 from psyfast.api import score_again
 from psyfast.data.tokenizer import Tokenizer
-from psyfast.errors import DataError, ModelError, RunError, UsageError
+from psyfast.errors import BackendError, DataError, ModelError, RunError, UsageError
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.store.schema import RESPONSES
 from tests.tiny import make_llama, transformers_logprobs
@@ -289,3 +289,20 @@ def test_without_sharing_a_transcripts_options_are_split_and_score_the_same(mode
     # What is computed anew for comparison is work without need, and credited to nobody.
     required = [result.manifest["peak"]["required_gflop"] for result in (shared, alone)]
     assert required[1] == pytest.approx(required[0], rel=0.01)
+
+
+@pytest.mark.parametrize("off", ["share", "sparse", "join_segments"])
+def test_an_optimisation_switched_off_changes_no_bit(model, off):
+    words = ["the green box", "the red box", "both"]
+    text = "You choose. " + "".join(f"Trial {i}. You open <<{words[i % 3]}>>.\n" for i in range(6))
+    data = rows(text, "You open <<both>>.", options=words)
+    kept, changed = (score(model, data, **settings).to_arrow() for settings in ({}, {off: False}))
+    for column in ("nll_nats", "option_nll_nats", "entropy_nats", "rank"):
+        assert kept[column].equals(changed[column]), column
+
+
+def test_the_level_can_be_chosen(model):
+    result = score(model, rows(BANDIT), isa="portable")
+    assert result.manifest["arithmetic"]["isa"] == "portable"
+    with pytest.raises(BackendError, match="choose one of portable"):
+        score(model, rows(BANDIT), isa="mmx")

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -225,6 +226,78 @@ def test_sample_then_score_knows_the_best_nll(model, tmp_path):
     assert all(0 < row["best_nats"] < row["guess_nats"] < row["mean_nll_nats"] for row in rows)
 
 
+def test_sample_replaces_no_other_file_unasked(tmp_path):
+    def sample(*options):
+        return psyfast("sample", tmp_path, *options)
+
+    paths = list(map(Path, sample().stdout.split()))
+    before = [path.read_bytes() for path in paths]
+    assert sample().returncode == 0  # the same bytes
+    paths[-1].write_text("mine")
+    refused = sample()
+    assert refused.returncode == 2 and str(paths[-1]) in refused.stderr and "--overwrite" in refused.stderr
+    assert sample("--seed", "1").returncode == 2
+    assert [path.read_bytes() for path in paths] == [*before[:-1], b"mine"]
+    assert sample("--overwrite").returncode == 0
+    assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("typer", ["--help"]),  # the command line itself is still being loaded
+        ("psyfast.api", ["audit", "x.jsonl"]),
+        ("psyfast.inputs", ["score", "x.jsonl", "-o", "out"]),
+        ("psyfast.scoring", ["score", "DATA", "-o", "OUT", "--model", "MODEL"]),
+        ("psyfast.doctor", ["doctor"]),
+        ("psyfast.data.sample", ["sample", "folder"]),
+    ],
+)
+def test_ctrl_c_while_loading_is_one_line_and_exit_code_1(model, data, tmp_path, module, arguments):
+    places = {"DATA": data, "OUT": tmp_path / "run", "MODEL": model}
+    code = (
+        "import signal, sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        try:\n"
+        f"            if name == {module!r}: signal.raise_signal(signal.SIGINT)\n"
+        "        except KeyboardInterrupt:\n"
+        "            raise ImportError('as numpy does')\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from psyfast.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, *(str(places.get(argument, argument)) for argument in arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == "" and done.stderr == "psyfast: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("psyfast.api.audit_transcripts", ["audit", "x.jsonl"]),
+        ("psyfast.inputs.find_inputs", ["score", "x.jsonl", "-o", "out"]),
+        ("psyfast.doctor.diagnose", ["doctor"]),
+        ("psyfast.data.sample.write_sample", ["sample", "folder"]),
+        ("psyfast.cli._Commands.parse_args", ["audit"]),
+        ("psyfast.cli._set_log_level", ["audit"]),
+    ],
+)
+def test_ctrl_c_in_a_command_is_one_line_and_exit_code_1(place, arguments):
+    code = (
+        "import signal, unittest.mock\n"
+        "from psyfast.__main__ import main\n"
+        "def interrupted(*args, **kwargs):\n"
+        "    exec('signal.raise_signal(signal.SIGINT)', globals())\n"
+        f"with unittest.mock.patch({place!r}, interrupted):\n"
+        "    main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == "" and done.stderr.startswith("psyfast: stopped") and done.stderr.count("\n") == 1
+
+
 def test_without_a_terminal_progress_goes_to_standard_error(model, data, tmp_path):
     done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", "--json")
     json.loads(done.stdout)
@@ -235,3 +308,19 @@ def test_version_and_help():
     assert psyfast("--version").stdout.startswith("psyfast 0.")
     done = psyfast("score", "--help")
     assert done.returncode == 0 and "--protocol" in done.stdout
+
+
+def test_score_takes_the_level_and_the_switches(model, data, tmp_path):
+    flags = ("--isa", "portable", "--no-sparse", "--no-join", "--no-share")
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", *flags)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "manifest.json").read_text())["config"]
+    assert (config["isa"], config["sparse"], config["join_segments"], config["share"]) == (
+        "portable",
+        False,
+        False,
+        False,
+    )
+    refused = psyfast("score", data, "--model", model, "-o", tmp_path / "other", "--isa", "mmx")
+    assert refused.returncode == 2
+    assert "ISA level 'mmx'" in refused.stderr

@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "psyfast"
 
 # A module may import those of layers further down, and of its own layer where that is one concept.
 LAYERS = [
+    {"__main__"},
     {"cli", "integrations"},
-    {"api", "doctor"},
+    {"api", "doctor", "scorer"},
     {"scoring"},
     {"model_run"},
     {"rows", "inputs", "memory"},
@@ -121,7 +122,9 @@ def test_the_walk_sees_what_it_should(tmp_path):
     assert set(internal(sample)) == {"ops", "model.load", "engine"}
 
 
-@pytest.mark.parametrize("module", ["psyfast", "psyfast.cli", "psyfast.metrics.summary", "psyfast.report.score_table"])
+@pytest.mark.parametrize(
+    "module", ["psyfast", "psyfast.api", "psyfast.cli", "psyfast.metrics.summary", "psyfast.report.score_table"]
+)
 def test_importing_these_loads_neither_torch_nor_transformers(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

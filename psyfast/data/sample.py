@@ -37,12 +37,18 @@ _EXTENTS: dict[SampleSize, _Extent] = {
 
 
 def write_sample(
-    folder: str | Path, *, seed: int = 0, num_participants: int | None = None, size: SampleSize = "demo"
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    num_participants: int | None = None,
+    size: SampleSize = "demo",
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write STUDY/prompts.jsonl for every study of the sample and return their paths.
 
     The same seed gives the same bytes, and a participant's session does not depend on how many others there are.
-    num_participants: of each study, instead of the size's own. Raises UsageError for a size that is not one.
+    num_participants: of each study, instead of the size's own. Raises UsageError for a size that is not one and, without
+    overwrite=True, before anything is written if a file of other content is there.
     """
     if size not in _EXTENTS:
         raise UsageError(f"sample size is '{size}', expected one of {', '.join(_EXTENTS)}")
@@ -51,17 +57,20 @@ def write_sample(
     if num_participants is not None and num_participants < 1:
         raise UsageError(f"num_participants is {num_participants}, expected 1 or more")
     extent = _EXTENTS[size]
-    paths = []
+    num_participants = num_participants or extent.num_participants
+    contents: dict[Path, bytes] = {}
     for study_idx, (study, num_trials) in enumerate(zip(TASKS, extent.num_trials, strict=True)):
-        path = Path(folder) / study / "prompts.jsonl"
+        rows = (_row(study, Draws(seed, study_idx, i), num_trials, i) for i in range(num_participants))
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        contents[Path(folder) / study / "prompts.jsonl"] = lines.encode()
+    if not overwrite:
+        for path, content in contents.items():
+            if path.exists() and path.read_bytes() != content:
+                raise UsageError(f"{path}: is there with other content; name another folder, or allow it: --overwrite")
+    for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # newline: the same bytes on every system
-        with path.open("w", encoding="utf-8", newline="\n") as stream:
-            for participant in range(num_participants or extent.num_participants):
-                row = _row(study, Draws(seed, study_idx, participant), num_trials, participant)
-                stream.write(json.dumps(row) + "\n")
-        paths.append(path)
-    return paths
+        path.write_bytes(content)
+    return list(contents)
 
 
 def _row(study: str, draws: Draws, num_trials: int, participant: int) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _read_rows(weight: DeferredMatrix, columns: Tensor) -> tuple[Tensor, Tensor]
     runs = wanted.tensor_split(breaks.tolist())
     parts = [weight.read(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
     if not parts:
-        return torch.empty(0, weight.shape[1], dtype=weight.dtype), columns
+        return torch.empty(1, weight.shape[1], dtype=weight.dtype), columns  # nothing of it is looked at
     place = torch.where(columns >= 0, torch.searchsorted(wanted, columns), -1)
     return (torch.cat(parts) if len(parts) > 1 else parts[0]), place
 

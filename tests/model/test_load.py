@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from psyfast.errors import ModelError
-from psyfast.model.load.checks import check_tensors, expected_shapes
-from psyfast.model.load.config import read_config, traits_from_config, traits_from_gguf
+from psyfast.model.load.assembly import Assembler
+from psyfast.model.load.checks import check_tensors
+from psyfast.model.load.config import traits_from_config, traits_from_gguf
+from psyfast.model.load.config_file import read_config
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits
 from psyfast.ops.records import Lane, in_memory
+from tests.gguf_files import write_model
 from tests.tiny import make_llama
 
 CPU = torch.device("cpu")
@@ -159,41 +162,9 @@ def test_gguf_factors_divide_the_frequencies():
     assert torch.equal(plain / torch.tensor([1.0, 2.0, 4.0, 8.0]), scaled)
 
 
-def write_gguf(path, folder, traits, *, kind="F32"):
-    """The folder's model as a GGUF file, q and k rows in GGUF's order."""
-    import gguf
-
-    files = SafetensorsFiles(folder)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_block_count(traits.num_layers)
-    writer.add_context_length(traits.max_positions)
-    writer.add_embedding_length(traits.hidden_size)
-    writer.add_feed_forward_length(traits.intermediate_size)
-    writer.add_head_count(traits.num_heads)
-    writer.add_head_count_kv(traits.num_kv_heads)
-    writer.add_layer_norm_rms_eps(traits.norm_eps)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, traits.num_layers)
-    for name in expected_shapes(traits):
-        value = files.read(name).float()
-        if "q_proj" in name or "k_proj" in name:
-            heads = traits.num_heads if "q_proj" in name else traits.num_kv_heads
-            value = value.reshape(heads, 2, -1, value.shape[-1]).transpose(1, 2).reshape(value.shape)
-        array = value.contiguous().numpy()
-        theirs = names.get_name(name, try_suffixes=(".weight",))
-        if kind == "Q8_0" and array.ndim == 2:
-            quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(theirs, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(theirs, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_a_gguf_file_gives_the_weights_of_its_folder(tmp_path):
     traits, ours = load(make_llama(tmp_path / "hf"))
-    write_gguf(tmp_path / "model.gguf", tmp_path / "hf", traits)
+    write_model(tmp_path / "model.gguf", tmp_path / "hf", traits)
     gguf_file = GgufFile(tmp_path / "model.gguf")
     gguf_traits = traits_from_gguf(gguf_file.metadata, gguf_file.shapes, "file")
     assert gguf_traits == replace(traits, norm_eps=gguf_traits.norm_eps)
@@ -207,7 +178,7 @@ def test_a_gguf_file_gives_the_weights_of_its_folder(tmp_path):
 
 def test_a_quantised_gguf_file_is_close(tmp_path):
     traits, ours = load(make_llama(tmp_path / "hf", hidden_size=64, num_attention_heads=4))
-    write_gguf(tmp_path / "model.gguf", tmp_path / "hf", traits, kind="Q8_0")
+    write_model(tmp_path / "model.gguf", tmp_path / "hf", traits, kind="Q8_0")
     gguf_file = GgufFile(tmp_path / "model.gguf")
     assert gguf_file.stored_as()[0] == "Q8_0"
     theirs = load_resident(gguf_file, traits, Lane.FP32, CPU, "file")
@@ -231,3 +202,85 @@ def test_tied_models_may_store_their_head_again(tmp_path):
     files = SafetensorsFiles(tmp_path)
     files.shapes["lm_head.weight"] = files.shapes["model.embed_tokens.weight"]
     check_tensors(files, traits, "here")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf", "Q8_0"])
+def test_some_rows_of_a_fused_matrix_are_those_of_the_whole(tmp_path, kind):
+    traits, _ = load(make_llama(tmp_path / "hf", hidden_size=64, num_attention_heads=4, intermediate_size=96))
+    files = SafetensorsFiles(tmp_path / "hf")
+    if kind != "safetensors":
+        write_model(tmp_path / "model.gguf", tmp_path / "hf", traits, kind="F32" if kind == "gguf" else kind)
+        files = GgufFile(tmp_path / "model.gguf")
+    layer = Assembler(files, traits, Lane.BF16, CPU, "here").layer(1)
+    for matrix in (layer.attn_in.qkv_proj, layer.mlp.gate_up_proj, layer.attn_out.o_proj):
+        whole = in_memory(matrix)
+        for start, stop in ((0, 1), (3, 29), (15, 16), (60, 70), (matrix.shape[0] - 5, matrix.shape[0])):
+            if stop <= matrix.shape[0]:
+                assert torch.equal(matrix.read(start, stop), whole[start:stop])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "Q8_0"])
+def test_tokens_get_their_rows_of_the_embedding(tmp_path, kind):
+    traits, ours = load(make_llama(tmp_path / "hf", hidden_size=64, num_attention_heads=4))
+    table = SafetensorsFiles(tmp_path / "hf").read("model.embed_tokens.weight")
+    if kind != "safetensors":
+        write_model(tmp_path / "model.gguf", tmp_path / "hf", traits, kind=kind)
+        files = GgufFile(tmp_path / "model.gguf")
+        table, ours = files.read("model.embed_tokens.weight"), load_resident(files, traits, Lane.FP32, CPU, "file")
+    ids = torch.tensor([7, 399, 7, 0, 12, 399])
+    assert torch.equal(ours.embed(ids), table[ids])
+    assert ours.embed(ids[:0]).shape == (0, 64)
+
+
+def edit_tensors(folder, edit):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.2.mlp.up_proj.weight", "model.layers.0.input_layernorm.weight", "model.embed_tokens.weight"],
+)
+def test_numbers_that_are_none_are_refused_with_their_tensor(tmp_path, name, dtype, value):
+    def edit(tensors):
+        tensors[name].view(-1)[-3] = value
+
+    edit_tensors(make_llama(tmp_path, dtype=dtype), edit)
+    with pytest.raises(ModelError, match=f"'{name}' holds NaN or infinity".replace(".", r"\.")):
+        load(tmp_path)
+
+
+def test_a_number_beyond_bf16_is_refused_in_its_lane_alone(tmp_path):
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def edit(tensors):
+        tensors[name][0, 0] = 3.4e38  # the largest bf16 is 3.39e38
+
+    edit_tensors(make_llama(tmp_path), edit)
+    load(tmp_path, Lane.FP32)
+    with pytest.raises(ModelError, match=r"down_proj.*as bfloat16"):
+        load(tmp_path, Lane.BF16)
+
+
+def test_a_stored_type_that_cannot_be_read_is_named(tmp_path):
+    def edit(tensors):
+        tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"].double()
+
+    edit_tensors(make_llama(tmp_path), edit)
+    with pytest.raises(ModelError, match=r"down_proj.*stored as F64; supported: F32, F16, BF16"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "written to"])
+def test_a_file_that_changes_while_it_is_in_use_is_refused(tmp_path, damage):
+    _, weights = load(make_llama(tmp_path))
+    path = tmp_path / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1000] if damage == "cut short" else content)
+    with pytest.raises(ModelError, match="was changed while its weights were in use"):
+        weights.embed(torch.arange(5))

@@ -28,7 +28,8 @@ struct Operands {
         panels(static_cast<size_t>(packed_words(num_columns, inner, lane))),
         out(static_cast<size_t>(num_rows * num_columns)),
         args{x.data(), num_rows, inner, panels.data(), num_columns, lane, out.data()} {
-    pack_panels(weights.data(), Element::kFp32, num_columns, inner, lane, panels.data(), 1);
+    pack_columns(weights.data(), Element::kFp32, num_columns, inner, nullptr, num_columns, lane,
+                 panels.data(), 1);
   }
 
   float product(int64_t row, int64_t column) const {

@@ -37,14 +37,18 @@ class Level:
             monkeypatch.setattr(native, "load", lambda: module)
 
 
+def _why_not_emulated(isa: str) -> str | None:
+    if isa in cpu.available_isas():
+        return f"{isa} is not emulated: it runs here"
+    return None if SIMDE_HEADER.exists() else f"{isa} is not emulated: SIMDe is absent (Debian: libsimde-dev)"
+
+
 LEVELS = [
     *(Level(isa) for isa in cpu.available_isas()),
     *(
         pytest.param(
             Level(isa, emulated=True),
-            marks=pytest.mark.skipif(
-                not SIMDE_HEADER.exists(), reason=f"{isa} is not emulated: SIMDe is absent (Debian: libsimde-dev)"
-            ),
+            marks=pytest.mark.skipif(_why_not_emulated(isa) is not None, reason=str(_why_not_emulated(isa))),
         )
         for isa in EMULATED
     ),

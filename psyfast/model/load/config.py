@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from psyfast.errors import ModelError
 from psyfast.model.traits import FAMILIES, Family, RopeTraits, Traits
 from psyfast.ops.reference import ACTIVATIONS
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder}: no config.json there; a model folder holds config.json and *.safetensors"
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error}); download the file again") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: got a JSON {type(config).__name__}, expected an object; download the file again")
-    return config
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:

@@ -11,10 +11,11 @@ import torch
 
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.config import read_config, traits_from_config, traits_from_gguf
+from psyfast.model.load.config import traits_from_config, traits_from_gguf
+from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
-from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles, gguf_context_length
+from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
 from psyfast.model.load.weights import ResidentWeights, load_resident
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import Operators
@@ -38,15 +39,6 @@ def open_model(located: Located) -> tuple[Traits, TensorFiles]:
         return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, str(located.path)), gguf_file
     traits = traits_from_config(read_config(located.path), str(located.path))
     return traits, SafetensorsFiles(located.path)
-
-
-def context_length(located: Located) -> int | None:
-    """The positions that a model was made for, of any architecture; None where its files do not say."""
-    if located.kind == "gguf":
-        return gguf_context_length(located.path)
-    config = read_config(located.path)
-    length = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
-    return length if isinstance(length, int) else None
 
 
 def load_model(

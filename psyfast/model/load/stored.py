@@ -98,12 +98,16 @@ class StoredTensor:
     def gather(self, rows_N: Tensor) -> Tensor:
         """Some rows of a matrix, in any order, [N, columns]. ModelError for NaN and infinities."""
         self.file.require_unchanged()
-        stored = np.empty((len(rows_N), self.row_bytes), np.uint8)
-        for place, row in enumerate(rows_N.tolist()):
-            self.file.read_into(stored[place], self.start + row * self.row_bytes)
-        values = self.values_of(stored.reshape(-1)).view(len(rows_N), *self.shape[1:])
-        require_finite(values, self.name, self.file.path)
-        return values
+        out = torch.empty(len(rows_N), *self.shape[1:], dtype=self.dtype)
+        step = max(1, PIECE_VALUES // max(1, out.shape[1]))
+        for begin in range(0, len(out), step):
+            piece = out[begin : begin + step]
+            stored = np.empty((len(piece), self.row_bytes), np.uint8)
+            for place, row in enumerate(rows_N[begin : begin + step].tolist()):
+                self.file.read_into(stored[place], self.start + row * self.row_bytes)
+            piece.copy_(self.values_of(stored.reshape(-1)).view(piece.shape))
+            require_finite(piece, self.name, self.file.path)
+        return out
 
 
 def plain_tensor(

@@ -221,15 +221,6 @@ class GgufFile:
         return self.shapes[name][0] // num_heads
 
 
-def gguf_context_length(path: Path) -> int | None:
-    """The positions that a GGUF file's model was made for, whatever its architecture."""
-    from psyfast.model.load.gguf_header import GgufHeader
-
-    metadata = GgufHeader(path).metadata
-    length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    return None if length is None else int(length)
-
-
 def unpermute(weight: Tensor, num_heads: int) -> Tensor:
     """Rows of each head from GGUF's order (the two of a rotary pair side by side) to Hugging Face's (the halves)."""
     head_dim = weight.shape[0] // num_heads

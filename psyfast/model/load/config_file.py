@@ -1,0 +1,39 @@
+"""What a model's files say of it, read without torch: config.json, and how long a text may be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from psyfast.errors import ModelError
+from psyfast.model.load.locate import Located
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder}: no config.json there; a model folder holds config.json and *.safetensors"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({error}); download the file again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: got a JSON {type(config).__name__}, expected an object; download the file again")
+    return config
+
+
+def context_length(located: Located) -> int | None:
+    """The positions that a model was made for, of any architecture; None where its files do not say."""
+    if located.kind == "gguf":
+        from psyfast.model.load.gguf_header import GgufHeader
+
+        metadata = GgufHeader(located.path).metadata
+        length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    else:
+        config = read_config(located.path)
+        length = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+    return length if isinstance(length, int) else None
