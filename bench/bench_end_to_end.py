@@ -26,6 +26,7 @@ from end_to_end.contenders import BY_NAME, CONTENDERS, Contender
 from end_to_end.gguf_file import write_gguf
 from end_to_end.measures import case_facts, errors, option_figures, timings
 from end_to_end.models import SHAPES, bf16_folder, random_folder, traits_of
+from end_to_end.peaks import Peaks
 from end_to_end.rounds import Bench, Run, run_rounds
 from end_to_end.tables import markdown
 from end_to_end.truth import true_nlls
@@ -52,7 +53,8 @@ def main() -> None:
     gguf = write_gguf(model, args.work) if any(contender.needs_gguf for contender in contenders) else None
     bench = Bench(model, gguf, args.peers, args.work, cases)
     truth = true_nlls(bench, max(args.threads))
-    runs = run_rounds(bench, contenders, args.threads, args.repeats)
+    peaks = Peaks()
+    runs = run_rounds(bench, contenders, args.threads, args.repeats, peaks.measure)
     facts = {case.name: case_facts(case, traits) for case in cases}
     rows = timings(runs, facts)
     document: dict[str, Any] = {
@@ -64,7 +66,7 @@ def main() -> None:
         "model": model.name,
         "transcripts": described,
         "protocol": args.protocol,
-        "peak_gflop_per_s": args.peak,
+        "peak_gflop_per_s": peaks.best,
         "cases": facts,
         "versions": {run.contender: run.result["versions"] for run in runs if run.result},
         "timings": rows,
@@ -97,7 +99,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--grown", type=int, nargs="+", default=GROWN_LENGTHS, help="tokens of the case growth")
-    parser.add_argument("--peak", type=float, help="the machine's GFLOP/s a thread in bf16, for shares of it")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="where make bench-peers put them")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "end_to_end", help="models and scratch files")
     return parser.parse_args()

@@ -97,6 +97,21 @@ def test_the_table_says_what_it_was_measured_with(results):
     for said in ("`psyfast-bf16`", "`transformers-bf16`", document["command"], document["commit"], "tiny-bf16"):
         assert said in text
     assert {"hardware", "system", "versions", "started", "runs"} <= set(document)
+    assert all(peak > 0 for lane in document["peak_gflop_per_s"]["1"].values() for peak in lane.values())
+
+
+def test_required_operations_are_those_of_the_definition(results):
+    facts = results[2]["cases"]["alone-0"]
+    layers, D, F, heads, kv_heads, E, V = 3, 48, 96, 6, 2, 8, 400  # tests/tiny.py
+    weights = layers * D * ((2 * heads + 2 * kv_heads) * E + 3 * F)
+    T = facts["num_tokens"]
+
+    def flop(num_tokens):
+        pairs = num_tokens * (num_tokens + 1) // 2
+        return 2 * weights * num_tokens + 4 * E * heads * layers * pairs + 2 * D * V * facts["num_scored_tokens"]
+
+    # tokens behind the last scored one require nothing
+    assert flop(T - 30) < 1e9 * facts["gflop"] <= flop(T)
 
 
 def test_all_read_the_same_bf16_weights(results, model):
@@ -115,13 +130,12 @@ def test_a_gguf_file_of_the_same_weights(model, tmp_path, monkeypatch):
     _, original = open_model(locate(str(model)))
     traits, written = open_model(locate(str(write_gguf(model, tmp_path))))
     expected_traits, _ = open_model(locate(str(model)))
-    assert replace(traits, norm_eps=1e-6) == expected_traits and traits.norm_eps == pytest.approx(
-        1e-6
-    )  # stored in fp32
+    assert replace(traits, norm_eps=1e-6) == expected_traits
+    assert traits.norm_eps == pytest.approx(1e-6)  # GGUF stores it in fp32
     for name, shape in original.shapes.items():
         assert written.shapes[name] == shape
         expected = original.read(name) if len(shape) == 1 else original.read(name).bfloat16().float()
-        np.testing.assert_array_equal(written.read(name).numpy(), expected.numpy())
+        np.testing.assert_array_equal(written.read(name).float().numpy(), expected.numpy())
 
 
 def test_medians_spreads_and_errors_by_hand(monkeypatch):

@@ -8,10 +8,10 @@ import gguf
 import numpy as np
 import torch
 
+from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import open_model
 from psyfast.model.load.tensors import TensorFiles
-from psyfast.model.load.weights import expected_shapes
 from psyfast.model.traits import Traits
 
 _LAYER_NAMES = {

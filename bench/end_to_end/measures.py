@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from end_to_end.cases import Case
-from end_to_end.flops import required_flops
 from end_to_end.rounds import Run
+from psyfast.engine import model_shape
 from psyfast.model.traits import Traits
+from psyfast.plan.batch import Request, plan_batch
+from psyfast.plan.flops import required_flop
 
 
 def case_facts(case: Case, traits: Traits) -> dict[str, Any]:
-    """What a case asks for. The engine's `requests` are scored at their last tokens alone."""
+    """What a case asks for."""
     return {
         "name": case.name,
         "kind": case.kind,
@@ -23,12 +25,19 @@ def case_facts(case: Case, traits: Traits) -> dict[str, Any]:
         "num_tokens": case.num_tokens,
         "num_responses": len(case.span_lengths),
         "num_scored_tokens": int(case.span_lengths.sum()),
-        "gflop": sum(_flops(sequence, traits) for sequence in case.sequences) / 1e9,
+        "gflop": sum(_sequence_gflop(sequence, traits) for sequence in case.sequences),
     }
 
 
-def _flops(sequence: dict[str, Any], traits: Traits) -> int:
-    return required_flops(traits, len(sequence["ids"]), sum(stop - start for start, stop in sequence["spans"]))
+def _gflop(ids: Sequence[int], positions: Sequence[int], traits: Traits) -> float:
+    """Required for one sequence with these scored positions (psyfast.plan.flops says what counts)."""
+    plan = plan_batch([Request(np.array(ids), np.unique(positions))])
+    return required_flop(plan.batch, model_shape(traits)).total / 1e9
+
+
+def _sequence_gflop(sequence: dict[str, Any], traits: Traits) -> float:
+    positions = [position for start, stop in sequence["spans"] for position in range(start, stop)]
+    return _gflop(sequence["ids"], positions, traits)
 
 
 def timings(runs: Sequence[Run], facts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,8 +107,9 @@ def option_figures(rows: Sequence[dict[str, Any]], cases: dict[str, Case], trait
         if not {"without-options", "with-options", "requests"} <= set(of):
             continue
         spans = [span for sequence in cases["without-options"].sequences for span in sequence["spans"]]
-        every = 4 * sum(required_flops(traits, stop, 2) for _, stop in spans)
-        asked = sum(_flops(sequence, traits) for sequence in cases["requests"].sequences)
+        ids = cases["without-options"].sequences[0]["ids"]
+        every = 4 * sum(_gflop(ids[:stop], range(stop - 2, stop), traits) for _, stop in spans)
+        asked = sum(_sequence_gflop(sequence, traits) for sequence in cases["requests"].sequences)
         one_by_one = of["requests"]["cpu_s"] * every / asked
         found.append(
             {

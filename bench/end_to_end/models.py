@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import open_model
 from psyfast.model.load.tokenizer import load_tokenizer
-from psyfast.model.load.weights import expected_shapes
 from psyfast.model.traits import RopeTraits, Traits
 
 SHAPES = {

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,22 @@ class Run:
         return {key: value for key, value in asdict(self).items() if key != "nlls"}
 
 
-def run_rounds(bench: Bench, contenders: Sequence[Contender], threads: Sequence[int], repeats: int) -> list[Run]:
-    """All rounds; a contender that failed once is left out of the later rounds of the same number of threads."""
+def run_rounds(
+    bench: Bench,
+    contenders: Sequence[Contender],
+    threads: Sequence[int],
+    repeats: int,
+    before_round: Callable[[int], None],
+) -> list[Run]:
+    """All rounds; a contender that failed once is left out of the later rounds of the same number of threads.
+
+    before_round: called with the number of threads.
+    """
     runs: list[Run] = []
     for num_threads in threads:
         failed: set[str] = set()
         for round_idx in range(repeats):
+            before_round(num_threads)
             for contender in contenders:
                 if contender.name in failed:
                     continue

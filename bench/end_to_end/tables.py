@@ -38,7 +38,9 @@ def _preamble(document: Row) -> str:
             f"- {document['hardware']}, {document['system']}; load average before each process {min(loads)} to {max(loads)}",
             f"- model {document['model']}; {document['transcripts']}; `--protocol {document['protocol']}`",
             f"- {_versions(document['versions'])}",
+            f"- peak, GFLOP/s (tile: out of L1, whole: a matrix product, torch: its own): {_peaks(document)}",
             "- medians of interleaved rounds; spread: (max − min) / median; CPU-s: processor seconds of all threads;",
+            "  share: of the whole product's peak in the lane, processor seconds over threads beside wall clock;",
             "  error: NLL a response against transformers in fp32 with the same bf16 weights, nats; loading told apart",
         ]
     )
@@ -52,12 +54,19 @@ def _versions(by_contender: dict[str, dict[str, str]]) -> str:
     return "; ".join(f"{', '.join(names)}: {versions}" for versions, names in holders.items())
 
 
+def _peaks(document: Row) -> str:
+    return "; ".join(
+        f"{_threads(int(threads))}, {lane}: " + ", ".join(f"{product} {best:.0f}" for product, best in products.items())
+        for threads, lanes in document["peak_gflop_per_s"].items()
+        for lane, products in lanes.items()
+    )
+
+
 def _plain_table(rows: Sequence[Row], errors: dict[tuple[str, str], Row], document: Row) -> str:
     facts = document["cases"]["plain"]
     ours = {row["contender"]: row for row in rows if row["contender"].startswith("psyfast")}
-    head = ["", "rounds", "tokens/s", "spread", "tokens/CPU-s", "psyfast is … × (wall; CPU)", "GFLOP/CPU-s"]
-    head += [*(["share of peak"] if document["peak_gflop_per_s"] else []), "peak RSS", "load s"]
-    head += ["abs error mean / max", "signed"]
+    head = ["", "rounds", "tokens/s", "spread", "tokens/CPU-s", "psyfast is … × (wall; CPU)"]
+    head += ["GFLOP/CPU-s", "share of peak (wall; CPU)", "peak RSS", "load s", "abs error mean / max", "signed"]
     lines = []
     for row in rows:
         lane = "fp32" if "fp32" in row["contender"] else "bf16"
@@ -65,8 +74,8 @@ def _plain_table(rows: Sequence[Row], errors: dict[tuple[str, str], Row], docume
         ratio = f"{row['wall_s'] / our['wall_s']:.2f}; {row['cpu_s'] / our['cpu_s']:.2f}" if our else ""
         line = [f"`{row['contender']}`", str(row["rounds"]), f"{row['tok_per_s']:.0f}", f"{row['wall_spread']:.2f}"]
         line += [f"{row['tok_per_cpu_s']:.0f}", ratio, f"{row['gflop_per_cpu_s']:.0f}"]
-        if document["peak_gflop_per_s"]:
-            line.append(f"{row['gflop_per_cpu_s'] / document['peak_gflop_per_s']:.0%}")
+        peak = document["peak_gflop_per_s"][str(row["threads"])][lane]["whole"]
+        line.append(f"{row['gflop_per_s'] / peak:.0%}; {row['gflop_per_cpu_s'] * row['threads'] / peak:.0%}")
         line += [f"{row['peak_rss_bytes'] / 1e9:.2f} GB", f"{row['load_wall_s']:.1f}"]
         lines.append(line + _error_cells(errors.get((row["contender"], "plain"))))
     about = (
@@ -91,7 +100,17 @@ def _lengths(rows: Sequence[Row], document: Row) -> str:
         of = {row["case"]: row for row in rows if row["contender"] == contender}
         cells = [f"{of[n]['tok_per_s']:.0f} ({of[n]['tok_per_cpu_s']:.0f})" if n in of else "–" for n in names]
         lines.append([f"`{contender}`", *cells])
+    lines += [["`psyfast-bf16` is … × the best other in bf16 (wall; CPU)", *(_lead(rows, name) for name in names)]]
     return _table(head, lines)
+
+
+def _lead(rows: Sequence[Row], name: str) -> str:
+    of = {row["contender"]: row for row in rows if row["case"] == name and "bf16" in row["contender"]}
+    others = [row for contender, row in of.items() if not contender.startswith("psyfast")]
+    if "psyfast-bf16" not in of or not others:
+        return "–"
+    wall, cpu = (min(row[clock] for row in others) / of["psyfast-bf16"][clock] for clock in ("wall_s", "cpu_s"))
+    return f"{wall:.2f}; {cpu:.2f}"
 
 
 def _growth(rows: Sequence[Row], document: Row) -> str:
