@@ -92,7 +92,7 @@ def time_tile(
     module = native.load()
     check("x", x_RK, torch.float32, (module.TILE_ROWS, None))
     check("weight", weight_CK, torch.float32, (module.PANEL_COLUMNS, x_RK.shape[1]))
-    panel = pack("weights", weight_CK, lane)
+    panel = pack("weight", weight_CK, lane)
     out_RC = torch.empty(x_RK.shape[0], weight_CK.shape[0])
     flop, taken = guarded(
         lambda: module.time_tile(
@@ -120,7 +120,7 @@ def time_product(
     module = native.load()
     check("x", x_MK, torch.float32, (None, None))
     check("weight", weight_NK, torch.float32, (None, x_MK.shape[1]))
-    panels = pack("weights", weight_NK, lane)
+    panels = pack("weight", weight_NK, lane)
     num_rows, num_columns = x_MK.shape[0], weight_NK.shape[0]
     out_PMC = torch.empty(-(-num_columns // module.PANEL_COLUMNS), num_rows, module.PANEL_COLUMNS)
     flop, taken = guarded(
