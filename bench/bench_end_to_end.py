@@ -2,7 +2,7 @@
 
     python bench/bench_end_to_end.py -o results                        # everything that is installed
     python bench/bench_end_to_end.py my_data.jsonl --limit 3 --contenders psyfast-bf16 transformers-bf16-kept -o results
-    python bench/bench_end_to_end.py --cases options growth --threads 1 -o results
+    python bench/bench_end_to_end.py --cases options pairs growth --threads 1 -o results
     python bench/bench_end_to_end.py --shape qwen3-0.6b --limit 2 -o results
 
 `make bench-peers` installs vLLM's CPU backend, OpenVINO and llama.cpp, each into an environment of its own. Every
@@ -24,7 +24,7 @@ import numpy as np
 from end_to_end.cases import Case, CaseMaker, read_transcripts, short_transcripts
 from end_to_end.contenders import BY_NAME, CONTENDERS, Contender
 from end_to_end.gguf_file import write_gguf
-from end_to_end.measures import case_facts, errors, option_figures, timings
+from end_to_end.measures import case_facts, errors, option_figures, pair_figures, timings
 from end_to_end.models import SHAPES, bf16_folder, random_folder, traits_of
 from end_to_end.peaks import Peaks
 from end_to_end.rounds import Bench, Run, run_rounds
@@ -36,6 +36,7 @@ from psyfast.data.tokenizer import Tokenizer
 from psyfast.model.load.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("plain", "lengths", "options", "pairs", "growth")
 GROWN_LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 
 
@@ -71,6 +72,7 @@ def main() -> None:
         "versions": {run.contender: run.result["versions"] for run in runs if run.result},
         "timings": rows,
         "errors": all_errors(runs, cases, truth),
+        "pairs": pair_figures(rows),
         "options": option_figures(rows, {case.name: case for case in cases}, traits),
         "failures": {run.contender: run.failure for run in runs if run.failure},
         "runs": [run.to_dict() for run in runs],
@@ -94,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, help="random weights in this shape, with the model's tokenizer")
     parser.add_argument("--protocol", default="paper", choices=["exact", "paper"])
     parser.add_argument("--limit", type=int, help="at most so many transcripts")
-    parser.add_argument("--cases", nargs="+", default=["plain"], choices=["plain", "lengths", "options", "growth"])
+    parser.add_argument("--cases", nargs="+", default=["plain"], choices=KINDS)
     parser.add_argument("--contenders", nargs="+", choices=list(BY_NAME), help="default: all that are installed")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
@@ -129,8 +131,11 @@ def make_cases(args: argparse.Namespace, model: Path, transcripts: list) -> list
         cases += maker.plain(transcripts)
     if "lengths" in args.cases:
         cases += maker.lengths([*transcripts, *short_transcripts(transcripts)])
+    one = max(transcripts[:3], key=lambda transcript: len(transcript.text))
     if "options" in args.cases:
-        cases += maker.options(max(transcripts[:3], key=lambda one: len(one.text)))
+        cases += maker.options(one)
+    if "pairs" in args.cases:
+        cases += maker.pairs(one)
     if "growth" in args.cases:
         cases += maker.growth(transcripts, args.grown)
     return cases

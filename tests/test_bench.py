@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 def results(model, data, tmp_path_factory):
     """A run of every kind of case and every contender that needs no environment of its own."""
     out, work = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("work")
-    names = "psyfast-bf16 psyfast-fp32 psyfast-requests-bf16 transformers-bf16"
+    names = "psyfast-bf16 psyfast-fp32 psyfast-pairs-bf16 psyfast-requests-bf16 transformers-bf16"
     arguments = [
         "--contenders",
         *names.split(),
@@ -47,6 +47,7 @@ def results(model, data, tmp_path_factory):
         "plain",
         "lengths",
         "options",
+        "pairs",
         "growth",
         "--grown",
         128,
@@ -72,7 +73,7 @@ def test_every_contender_is_timed_on_its_cases(results):
     *_, document = results
     rows = {(row["contender"], row["case"]): row for row in document["timings"]}
     cases = document["cases"]
-    assert {case for name, case in rows if name == "psyfast-bf16"} == set(cases) - {"requests"}
+    assert {case for name, case in rows if name == "psyfast-bf16"} == set(cases) - {"requests", "pairs"}
     assert {case for name, case in rows if name == "transformers-bf16"} == {"plain", "alone-0", "alone-1"}
     assert cases["plain"]["num_tokens"] == cases["alone-0"]["num_tokens"] + cases["alone-1"]["num_tokens"]
     assert cases["grown-128"]["num_tokens"] <= 128 < cases["grown-256"]["num_tokens"] <= 256
@@ -89,6 +90,13 @@ def test_options_are_four_of_two_tokens(results):
     assert figures["num_options"] == 4 * document["cases"]["without-options"]["num_responses"]
     assert document["cases"]["requests"]["num_scored_tokens"] == 2 * figures["num_requests_run"]
     assert figures["one_by_one_cpu_s_extrapolated"] > figures["plain_cpu_s"] > 0
+
+
+def test_pairs_are_the_responses_of_one_transcript(results):
+    *_, document = results
+    (figures,) = document["pairs"]
+    assert figures["ratio"] == pytest.approx(figures["pairs_cpu_s"] / figures["one_pass_cpu_s"])
+    assert document["cases"]["pairs"]["num_responses"] == document["cases"]["one-pass"]["num_responses"] > 10
 
 
 def test_the_table_says_what_it_was_measured_with(results):

@@ -2,7 +2,7 @@
 
 Kinds of cases: `plain` (all transcripts together), `lengths` (each alone, and a short one), `options` (one transcript,
 without and with four options of two tokens at each response), `requests` (some of those options as requests of their
-own), `growth` (the transcripts' text one after the other, cut at ever more tokens).
+own), `pairs` (all responses of one transcript as requests of their own, against `one-pass`), `growth` (the transcripts' text one after the other, cut at ever more tokens).
 """
 
 from __future__ import annotations
@@ -114,6 +114,11 @@ class CaseMaker:
             if option.response_idx in chosen
         ]
         return replace(case, name="requests", kind="requests", sequences=tuple(sequences))
+
+    def pairs(self, transcript: Transcript) -> list[Case]:
+        """The transcript in one pass, and every response of it as a request: what came before it, and itself."""
+        one_pass = self._case("one-pass", "one-pass", [transcript])
+        return [one_pass, replace(one_pass, name="pairs", kind="pairs")]
 
     def growth(self, transcripts: Sequence[Transcript], lengths: Sequence[int]) -> list[Case]:
         """One text cut at ends of lines below each number of tokens; under `exact`, for `paper` cuts by characters."""

@@ -34,9 +34,10 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender("psyfast-bf16", "psyfast", "bf16", kinds=(*PLAIN, "options", "growth")),
+    Contender("psyfast-bf16", "psyfast", "bf16", kinds=(*PLAIN, "options", "one-pass", "growth")),
     Contender("psyfast-fp32", "psyfast", "fp32"),
-    Contender("psyfast-requests-bf16", "psyfast_requests", "bf16", kinds=("requests",)),
+    Contender("psyfast-pairs-bf16", "psyfast_pairs", "bf16", settings={"together": True}, kinds=("pairs",)),
+    Contender("psyfast-requests-bf16", "psyfast_pairs", "bf16", settings={"together": False}, kinds=("requests",)),
     Contender("transformers-bf16", "transformers", "bf16", settings={"keep": "all"}),
     Contender("transformers-bf16-kept", "transformers", "bf16", settings={"keep": "responses"}),
     Contender("transformers-fp32", "transformers", "fp32", settings={"keep": "all"}),

@@ -96,14 +96,33 @@ def errors(contender: str, case: Case, nll: np.ndarray, truth: np.ndarray) -> di
     }
 
 
+def pair_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every response as a request of its own against one pass over its transcript, by threads, in processor seconds."""
+    found = []
+    for threads, of in _by_threads(rows).items():
+        if {"one-pass", "pairs"} <= set(of):
+            ratio = of["pairs"]["cpu_s"] / of["one-pass"]["cpu_s"]
+            seconds = {"one_pass_cpu_s": of["one-pass"]["cpu_s"], "pairs_cpu_s": of["pairs"]["cpu_s"]}
+            found.append({"threads": threads, **seconds, "ratio": ratio})
+    return found
+
+
+def _by_threads(rows: Sequence[dict[str, Any]]) -> dict[int, dict[str, dict[str, Any]]]:
+    """Psyfast's rows in bf16 by threads and case."""
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["contender"].startswith("psyfast") and row["contender"].endswith("bf16"):
+            found.setdefault(row["threads"], {})[row["case"]] = row
+    return found
+
+
 def option_figures(rows: Sequence[dict[str, Any]], cases: dict[str, Case], traits: Traits) -> list[dict[str, Any]]:
     """Options in the pass against the plain pass and against one request an option, by threads, in processor seconds.
 
     The requests' time is extrapolated from those that were run to all, by their floating-point operations.
     """
     found = []
-    for threads in sorted({row["threads"] for row in rows}):
-        of = {row["case"]: row for row in rows if row["threads"] == threads}
+    for threads, of in _by_threads(rows).items():
         if not {"without-options", "with-options", "requests"} <= set(of):
             continue
         spans = [span for sequence in cases["without-options"].sequences for span in sequence["spans"]]

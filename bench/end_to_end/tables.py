@@ -25,6 +25,8 @@ def markdown(document: dict[str, Any]) -> str:
             parts += [f"## A growing transcript, {_threads(threads)}", _growth(growth, document)]
     if document["options"]:
         parts += ["## Four options of two tokens at every response", _options(document["options"])]
+    if document["pairs"]:
+        parts += ["## Every response as a request of its own", _pairs(document["pairs"])]
     if document["failures"]:
         parts += ["## Failed", *(f"`{name}`: {reason}" for name, reason in document["failures"].items())]
     return "\n\n".join(parts) + "\n"
@@ -138,6 +140,15 @@ def _options(rows: Sequence[Row]) -> str:
         line = [str(row["threads"]), f"{row['num_options']:,}", f"{row['plain_cpu_s']:.2f}"]
         line += [f"{row['with_options_cpu_s']:.2f}", f"{row['ratio_to_plain']:.2f}", extrapolated]
         lines.append([*line, f"{row['ratio_one_by_one']:.0f}"])
+    return _table(head, lines)
+
+
+def _pairs(rows: Sequence[Row]) -> str:
+    head = ["threads", "one pass, CPU-s", "requests, CPU-s", "ratio"]
+    lines = [
+        [str(row["threads"]), f"{row['one_pass_cpu_s']:.2f}", f"{row['pairs_cpu_s']:.2f}", f"{row['ratio']:.2f}"]
+        for row in rows
+    ]
     return _table(head, lines)
 
 
