@@ -15,7 +15,7 @@ LAYERS = [
     {"api", "doctor"},
     {"scoring"},
     {"model_run"},
-    {"rows", "inputs", "memory"},
+    {"rows", "inputs", "process_memory"},
     {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
     {"model.decoder"},
     {"plan", "model.traits", "ops", "kernels"},

@@ -25,10 +25,8 @@ def expected_panels(weight, columns, lane):
     for place, row in enumerate(columns.tolist()):
         if row >= 0:
             rows[place, :inner] = weight[row].float()
-    if lane is Lane.FP32:
-        words = rows[:, :inner].contiguous().view(torch.int32)
-    else:
-        words = rows.bfloat16().view(torch.int32)
+    operands = rows[:, :inner].contiguous() if lane is Lane.FP32 else rows.bfloat16()
+    words = operands.view(torch.int32)
     return words.view(-1, 64, words.shape[1]).transpose(1, 2).flatten()
 
 
