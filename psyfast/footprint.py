@@ -24,10 +24,10 @@ def model_sizes(traits: Traits, operators: Operators, stored_bytes: int) -> Mode
 def _native(traits: Traits, lane: Lane) -> ModelSizes:
     """Panels of whole vectors; see psyfast.ops.cpu_linear, and csrc/kv_pages.h for the pages."""
     operand = 4 if lane is Lane.FP32 else 2
-    D, F, E = traits.hidden_size, _up(traits.intermediate_size, PANEL // 2), _up(traits.head_dim, PANEL)
+    D, F, E = traits.hidden_size, traits.intermediate_size, _up(traits.head_dim, PANEL)
     H, K = traits.num_heads, traits.num_kv_heads
     HE = H * traits.head_dim
-    columns_by_inner = (H + 2 * K) * E * D + _up(D, PANEL) * HE + 2 * F * D + _up(D, PANEL) * F
+    columns_by_inner = (H + 2 * K) * E * D + _up(D, PANEL) * HE + 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F
     # While attention runs: the residual; K and V; q, its result, and one more of them that the allocator keeps.
     slot = 4 * D + operand * (2 * K * E + 3 * HE) + 8 * E
     return ModelSizes(

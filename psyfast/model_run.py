@@ -21,7 +21,6 @@ from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
 from psyfast.engine import Engine, model_shape
 from psyfast.errors import DataError, RunInterruptedError, UsageError
-from psyfast.memory import planned_memory
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import LoadedModel, file_hashes, load_model, open_model
 from psyfast.model.load.tokenizer import load_tokenizer
@@ -33,6 +32,7 @@ from psyfast.plan.memory import MemoryPlan, in_gb
 from psyfast.plan.pages import PAGE_SLOTS
 from psyfast.plan.records import Plan, Request
 from psyfast.plan.windows import Window, windows
+from psyfast.process_memory import planned_memory
 from psyfast.report.progress import Meter, OnProgress, WindowSize
 from psyfast.rows import DIGEST_BYTES, EntryScores, TranscriptScores, request_of, response_rows, transcript_digest
 from psyfast.store.manifest import require_same_model

@@ -24,7 +24,6 @@ from psyfast.config import ScoreConfig
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.engine import Engine
 from psyfast.errors import UsageError
-from psyfast.memory import planned_memory
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.tokenizer import load_tokenizer
@@ -33,6 +32,7 @@ from psyfast.ops.registry import resolve
 from psyfast.plan.pages import PAGE_SLOTS
 from psyfast.plan.records import Request
 from psyfast.plan.windows import Window, windows
+from psyfast.process_memory import planned_memory
 from psyfast.rows import EntryScores
 
 Tokens = str | Sequence[int] | NDArray[np.integer[Any]]

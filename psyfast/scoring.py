@@ -24,12 +24,12 @@ from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.transcripts import ReadReport, TranscriptReader
 from psyfast.errors import DataError
 from psyfast.inputs import Inputs
-from psyfast.memory import TOKENIZER_BYTES, peak_bytes, planned_memory
 from psyfast.model.load.model import open_model
 from psyfast.model_run import ModelRun, Spent, gaps
 from psyfast.ops.peak import peak_of
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
+from psyfast.process_memory import TOKENIZER_BYTES, peak_bytes, planned_memory
 from psyfast.report.progress import OnProgress, peak_share_of
 from psyfast.rows import participant_row, transcript_digest
 from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data

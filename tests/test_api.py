@@ -232,6 +232,9 @@ def test_the_manifest_holds_the_engine_against_the_machines_peak(model):
         ({"device": "tpu9"}, errors.BackendError, "tpu9"),
         ({"backend": "mkl"}, errors.BackendError, "mkl"),
         ({"context_limit": -1}, UsageError, "context_limit"),
+        ({"weights": "disk"}, UsageError, "expected one of auto, resident, streamed"),
+        ({"memory_limit": "lots"}, UsageError, "memory limit 'lots' is not a size"),
+        ({"memory_limit": 10_000_000}, UsageError, r"0\.01 GB of memory cannot hold it.*--memory-limit 0\.\d\dGB"),
     ],
 )
 def test_settings_that_cannot_be_meant(model, settings, error, message):
@@ -244,6 +247,38 @@ def test_a_device_that_is_not_there(model):
         pytest.skip("there is a CUDA device")
     with pytest.raises(errors.BackendError, match="no CUDA device"):
         score(model, rows(BANDIT), device="cuda")
+
+
+def test_weights_streamed_under_a_limit_score_the_same(model):
+    wanted = score(model, rows(BANDIT, BANDIT * 9, options=["A", "B"]))
+    found = score(model, rows(BANDIT, BANDIT * 9, options=["A", "B"]), memory_limit="4GB", weights="streamed")
+    assert found.responses.equals(wanted.responses)
+    memory = found.manifest["models"]["tiny"]["memory"]
+    assert (memory["weights"], memory["limit_bytes"], memory["read_ahead"]) == ("streamed", 4_000_000_000, 1)
+    assert found.manifest["models"]["tiny"]["window_slots"] == memory["window_slots"] <= memory["max_slots"]
+    assert found.manifest["config"]["memory_limit"] == "4GB"
+    assert wanted.manifest["models"]["tiny"]["memory"]["weights"] == "resident"
+
+
+def test_a_transcript_beyond_the_limit_is_refused_before_it_is_run(model, monkeypatch):
+    """The longest transcript in characters is planned for; another one may have more tokens."""
+    monkeypatch.setattr("psyfast.model_run.ModelRun._slots_of_longest", lambda self, traits: 64)
+    settings = {"memory_limit": "1.5GB", "weights": "streamed", "protocol": "paper"}
+    small = score(model, rows(BANDIT), **settings).manifest["models"]["tiny"]["memory"]
+    sizes = model_sizes_with_slot(small["slot_bytes"] * small["max_slots"] // 2000)
+    monkeypatch.setattr("psyfast.process_memory.model_sizes", sizes)
+    with pytest.raises(
+        UsageError, match=r"row 0: takes 5,\d+ tokens at once, and 1,9\d\d fit into 1\.50 GB.*--memory-limit 3\.\d\dGB"
+    ):
+        score(model, rows(BANDIT * 150), window_slots=64, **settings)
+
+
+def model_sizes_with_slot(slot_bytes):
+    from dataclasses import replace
+
+    from psyfast.footprint import model_sizes
+
+    return lambda *arguments: replace(model_sizes(*arguments), slot_bytes=slot_bytes)
 
 
 def test_no_marked_response_at_all_is_an_error(model):

@@ -52,6 +52,17 @@ def test_plain_torch_is_held_against_no_peak(model, data, tmp_path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["peak"]["share"] is None
 
 
+def test_a_memory_limit_is_kept_and_said(model, data, tmp_path):
+    limits = ("--memory-limit", "2GB", "--weights", "streamed")
+    done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", *limits, PSYFAST_LOG="info")
+    assert done.returncode == 0, done.stderr
+    assert "tiny: weights streamed, windows of 65536 tokens" in done.stderr and "of 2.00 GB" in done.stderr
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["peak_rss_bytes"] < 2e9
+    again = psyfast("score", "--from-manifest", tmp_path / "run", "-o", tmp_path / "again")
+    assert "The same bits in all 6 rows." in again.stdout, again.stderr
+
+
 def test_score_json_is_one_document(model, data, tmp_path):
     done = psyfast("score", data, "--model", model, "-o", tmp_path / "run", "--json")
     document = json.loads(done.stdout)
@@ -152,6 +163,9 @@ def test_bad_rows_are_listed_in_the_manifest(model, data, tmp_path):
         (["score", "DATA", "-o", "OUT", "--protocol", "exakt"], "exact, paper"),
         (["score", "DATA", "-o", "OUT", "--limit", "many"], "--limit"),
         (["score", "DATA", "-o", "OUT", "--threads", "0"], "threads is 0"),
+        (["score", "DATA", "-o", "OUT", "--memory-limit", "3 gigs"], "'3 gigs' is not a size"),
+        (["score", "DATA", "-o", "OUT", "--memory-limit", "20MB"], "or more, or use a smaller model"),
+        (["score", "DATA", "-o", "OUT", "--weights", "disk"], "auto, resident, streamed"),
         (["score", "DATA", "-o", "OUT", "--study", "myne"], "mine"),
         (["score", "DATA", "-o", "DATA"], "is a file"),
         (["score", "DATA", "-o", "OUT", "--backend", "gpu"], "auto, reference, cpu"),

@@ -16,7 +16,7 @@ LAYERS = [
     {"api", "doctor", "scorer"},
     {"scoring"},
     {"model_run"},
-    {"rows", "inputs", "memory"},
+    {"rows", "inputs", "process_memory"},
     {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
     {"model.decoder"},
     {"plan", "model.traits", "ops", "kernels"},

@@ -284,3 +284,14 @@ def test_a_folder_that_cannot_be_written_is_named(model, data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file"):
         score_run(find_inputs(config_of(model, data), tmp_path / "file" / "run"))
+
+
+def test_a_resumed_run_keeps_its_windows_under_another_limit(model, data, unbroken, tmp_path):
+    answers = iter([False, True])
+    with pytest.raises(RunInterruptedError):
+        score_run(find_inputs(config_of(model, data), tmp_path / "run"), should_stop=lambda: next(answers))
+    limited = config_of(model, data, window_slots=None, memory_limit="3GB", weights="streamed")
+    run = score_run(find_inputs(limited, tmp_path / "run", resume=True))
+    entry = run.read_manifest()["models"]["tiny"]
+    assert entry["window_slots"] == 1024 and entry["memory"]["weights"] == "streamed"
+    assert same(unbroken, tmp_path / "run")

@@ -117,9 +117,14 @@ def _refusal(sizes: ModelSizes, needs: MemoryNeeds, modes: tuple[str, ...], slot
     parts = _parts(sizes, needs, mode)
     smallest = smallest_limit(sizes, needs, mode, slots)
     kept = {"resident": "all layers", "streamed": f"{1 + needs.read_ahead} layers at a time"}[mode]
+    tokens = (
+        f"a window of {slots:,} tokens"
+        if slots > needs.slots or slots == MIN_WINDOW_SLOTS
+        else (f"the longest transcript ({slots:,} tokens)")
+    )
     takes = (
         f"the process {in_gb(parts['process'] + parts['threads'])}, the LM head {in_gb(parts['head'])}, {kept} "
-        f"{in_gb(parts['layers'] + parts['reading'])}, a window of {slots:,} tokens {in_gb(slots * sizes.slot_bytes)}"
+        f"{in_gb(parts['layers'] + parts['reading'])}, {tokens} {in_gb(slots * sizes.slot_bytes)}"
     )
     mend = f"give --memory-limit {in_gb(smallest).replace(' ', '')} or more"
     if mode == "resident" and smallest_limit(sizes, needs, "streamed", slots) < smallest:
