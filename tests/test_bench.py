@@ -40,19 +40,8 @@ def results(model, data, tmp_path_factory):
     """A run of every kind of case and every contender that needs no environment of its own."""
     out, work = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("work")
     names = "psyfast-bf16 psyfast-fp32 psyfast-pairs-bf16 psyfast-requests-bf16 transformers-bf16"
-    arguments = [
-        "--contenders",
-        *names.split(),
-        "--cases",
-        "plain",
-        "lengths",
-        "options",
-        "pairs",
-        "growth",
-        "--grown",
-        128,
-        256,
-    ]
+    kinds = "plain lengths options pairs growth"
+    arguments = ["--contenders", *names.split(), "--cases", *kinds.split(), "--grown", 128, 256]
     arguments += ["--protocol", "exact", "--threads", 1, "--repeats", 1, "-o", out, "--work", work]
     done = run_bench(data, "--model", model, *arguments)
     assert done.returncode == 0, done.stderr
