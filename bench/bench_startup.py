@@ -121,7 +121,7 @@ class Processes:
         self.num_runs += 1
         arguments = ["score", self.data, "-m", self.model, "-o", self._folder()]
         command = [sys.executable, *options, "-c", RUN, time.time(), *arguments]
-        return subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr, text=True)
+        return subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr, text=True, cwd=self.folder)
 
     def _folder(self) -> Path:
         return self.folder / f"run{self.num_runs}"
