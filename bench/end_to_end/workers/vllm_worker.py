@@ -5,7 +5,9 @@ Of vLLM's own choices one is overridden: prefixes are not cached, for a benchmar
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 from serving import Case, Job, Scorer, Stopwatch, scored_positions, serve
@@ -21,10 +23,12 @@ def load(job: Job) -> Scorer:
 
     torch.set_num_threads(job["threads"])
     num_positions = max(len(sequence["ids"]) for case in job["cases"] for sequence in case["sequences"])
+    own = json.loads((Path(job["model"]) / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
     llm = LLM(
         job["model"],
         dtype=DTYPES[job["lane"]],
         max_model_len=num_positions + 1,
+        hf_overrides={"max_position_embeddings": max(num_positions + 1, own)},  # its rotary tables end there
         max_num_batched_tokens=job["settings"]["chunk"],
         max_num_seqs=8,
         enable_prefix_caching=False,
