@@ -256,6 +256,10 @@ def test_sample_replaces_no_other_file_unasked(tmp_path):
     assert [path.read_bytes() for path in paths] == before
 
 
+# A shell makes what it runs in the background ignore the signal, and so would the tests' own processes there.
+CTRL_C_COUNTS = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
@@ -271,6 +275,7 @@ def test_ctrl_c_while_loading_is_one_line_and_exit_code_1(model, data, tmp_path,
     places = {"DATA": data, "OUT": tmp_path / "run", "MODEL": model}
     code = (
         "import signal, sys\n"
+        f"{CTRL_C_COUNTS}"
         "class Interrupted:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        try:\n"
@@ -301,6 +306,7 @@ def test_ctrl_c_while_loading_is_one_line_and_exit_code_1(model, data, tmp_path,
 def test_ctrl_c_in_a_command_is_one_line_and_exit_code_1(place, arguments):
     code = (
         "import signal, unittest.mock\n"
+        f"{CTRL_C_COUNTS}"
         "from psyfast.__main__ import main\n"
         "def interrupted(*args, **kwargs):\n"
         "    exec('signal.raise_signal(signal.SIGINT)', globals())\n"

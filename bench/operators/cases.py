@@ -7,10 +7,10 @@ native result's distance to the reference's on a sample of rows, relative, root 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from shapes import Shape
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,25 +39,6 @@ CHECKED_ROWS = 48
 EPS = 1e-5
 
 Call = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's sizes: hidden, feed-forward, query heads, kv heads, head size, vocabulary."""
-
-    D: int
-    F: int
-    H: int
-    K: int
-    E: int
-    V: int
-
-
-SHAPES = {
-    "135M": Shape(576, 1536, 9, 3, 64, 49_152),
-    "0.6B": Shape(1024, 3072, 16, 8, 128, 151_936),
-    "1B": Shape(2048, 8192, 32, 8, 64, 128_256),
-}
 
 
 def matrix(rows: int, inner: int, lane: Lane) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from cases import PROBLEMS, SHAPES, Problem
+from cases import PROBLEMS, Problem
+from shapes import SHAPES
 
 from psyfast.ops import cpu
 from psyfast.ops.records import Lane

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cases import SHAPES
+from shapes import SHAPES
 
 HEAD = ("operator", "shape", "rows", "lane", "level", "ms", "GFLOP/s", "share of peak", "torch", "reference", "error")
 NOTE = (

@@ -48,8 +48,10 @@ def gguf_file(folder):
 def _no_thread_is_left():
     yield
     gc.collect()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("psyfast-weights")]
-    assert not left
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("psyfast-weights")]
+    for thread in left:  # one that was told to end may still be about it
+        thread.join(timeout=20)
+    assert not any(thread.is_alive() for thread in left)
 
 
 def batch_of(seed):
