@@ -6,7 +6,8 @@ process: wall and CPU seconds from the fork to the first call of the engine, and
 manifest's. Warm: files in the page cache. Cold: the model's and the packages' pages dropped before each run, as far as
 no other process maps them. imports: seconds by package under -X importtime, which itself adds some. load: the parts of
 opening a model, one after the other (a run overlaps some), in this process. One JSON line each; medians of interleaved
-runs.
+runs. --against FOLDER: warm runs of another checkout with its native module, interleaved with these. Scores may differ from
+its in bits (other kernels), so each is held to its own first run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from measuring import commit, hardware, interleaved
 
+import psyfast
 from psyfast.model.load.locate import locate
 from psyfast.store.reading import compare_runs
 
@@ -36,7 +38,8 @@ RUN = """
 import json, sys, time
 from psyfast import cli, engine
 
-run, started = engine.Engine.run, float(sys.argv.pop(1))
+run, started, checkout = engine.Engine.run, float(sys.argv.pop(1)), sys.argv.pop(1)
+assert cli.__file__.startswith(checkout), f"{cli.__file__} is not of {checkout}"
 
 def reporting(self, *args, **kwargs):
     print(json.dumps({"wall": time.time() - started, "cpu": time.process_time()}), flush=True)
@@ -54,9 +57,12 @@ Sample = dict[str, float]
 def main() -> None:
     args = parse()
     with tempfile.TemporaryDirectory(prefix="psyfast-bench-") as folder:
-        bench = Processes(Path(folder), args.model)
-        warm, cold, imports = bench.run_all(args.repeats)
+        bench = Processes(Path(folder) / "these", args.model)
+        other = Processes(Path(folder) / "others", args.model, args.against) if args.against else None
+        warm, cold, imports, others = bench.run_all(args.repeats, other)
     emit(args, "process, warm", warm)
+    if others:
+        emit(args, "process, warm, the other checkout", others, commit(args.against))
     if cold:
         emit(args, "process, cold", cold)
     emit(args, "imports", imports)
@@ -67,30 +73,38 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--against", type=Path, metavar="FOLDER")
     return parser.parse_args()
 
 
 class Processes:
     """Runs of the command line on TRANSCRIPT, each into a folder of its own."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, checkout: Path | None = None) -> None:
+        """checkout: whose psyfast runs, instead of the one that this benchmark imports."""
         self.folder, self.model = folder, model
+        self.checkout = (checkout or Path(psyfast.__file__).parents[1]).resolve()
+        folder.mkdir()
         self.data = folder / "one.jsonl"
         self.data.write_text(json.dumps(TRANSCRIPT) + "\n")
         self.num_runs = 0
 
-    def run_all(self, repeats: int) -> tuple[list[Sample], list[Sample], list[Sample]]:
-        """Warm, cold and import samples, one of each in turn, after a run that warms up."""
-        self.process()
+    def run_all(self, repeats: int, other: Processes | None) -> tuple[list[Sample], ...]:
+        """Warm, cold and import samples and warm ones of `other`, one of each in turn, after a run that warms up."""
         warm: list[Sample] = []
         cold: list[Sample] = []
         imports: list[Sample] = []
+        others: list[Sample] = []
+        for bench in filter(None, (self, other)):
+            bench.process()
         for _ in range(repeats):
             warm.append(self.process())
+            if other is not None:
+                others.append(other.process())
             imports.append(self.imports())
             if drop_page_cache(locate(self.model).path):
                 cold.append(self.process())
-        return warm, cold, imports
+        return warm, cold, imports, others
 
     def process(self) -> Sample:
         """One run, measured from outside, from within, and by its manifest."""
@@ -120,8 +134,11 @@ class Processes:
     ) -> subprocess.Popen[str]:
         self.num_runs += 1
         arguments = ["score", self.data, "-m", self.model, "-o", self._folder()]
-        command = [sys.executable, *options, "-c", RUN, time.time(), *arguments]
-        return subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr, text=True, cwd=self.folder)
+        command = [sys.executable, *options, "-c", RUN, time.time(), self.checkout, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
+        return subprocess.Popen(
+            list(map(str, command)), stdout=stdout, stderr=stderr, text=True, cwd=self.folder, env=environment
+        )
 
     def _folder(self) -> Path:
         return self.folder / f"run{self.num_runs}"
@@ -183,7 +200,7 @@ def load_stages(args: argparse.Namespace) -> list[Sample]:
     return [dict(zip(samples, values, strict=True)) for values in zip(*samples.values(), strict=True)]
 
 
-def emit(args: argparse.Namespace, case: str, samples: list[Sample]) -> None:
+def emit(args: argparse.Namespace, case: str, samples: list[Sample], of_commit: str | None = None) -> None:
     names = [name for name in samples[0] if all(name in sample for sample in samples)]
     line = {
         "operator": "startup",
@@ -194,7 +211,7 @@ def emit(args: argparse.Namespace, case: str, samples: list[Sample]) -> None:
         "repeats": args.repeats,
         "load_average": round(os.getloadavg()[0], 1),
         "hardware": hardware(),
-        "commit": commit(),
+        "commit": of_commit or commit(),
         "command": " ".join(["python", *sys.argv]),
     }
     print(json.dumps(line), flush=True)

@@ -27,7 +27,7 @@ def hardware() -> str:
     return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
-def commit() -> str:
+def commit(checkout: Path | None = None) -> str:
     command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=checkout or Path(__file__).parent)
     return done.stdout.strip() or "none"
