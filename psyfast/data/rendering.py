@@ -1,0 +1,129 @@
+"""A text that a model reads, cut from a transcript's, and where the source's responses stand in it.
+
+    source       You win if you press A. ␤You press <<A>>.␤You press <<B>>.␤
+    a rendering  You win if you press A. ␤You press <<B>>.␤                    response 1 at 38–39
+
+A response keeps its number whatever is cut or added.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+from psyfast.data.options import usable_sets
+from psyfast.data.records import Transcript
+from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, find_responses, trimmed_span
+from psyfast.errors import UsageError
+
+
+@dataclass(frozen=True)
+class RenderedResponse:
+    """A source response where a rendered text has it: `text[char_start:char_stop]`, without markers.
+
+    unbalanced: a `<<` without a partner. is_scored: False where it is only the past of other responses. options: its
+    choice set as this text spells it, in the source's order. close: the text directly after it that ends it. flags:
+    what the condition has to say of it.
+    """
+
+    response_idx: int
+    char_start: int
+    char_stop: int
+    unbalanced: bool = False
+    is_scored: bool = True
+    options: tuple[str, ...] | None = None
+    close: str = CLOSE_MARKER
+    flags: tuple[str, ...] = ()
+
+    def trimmed(self, text: str) -> tuple[int, int]:
+        """The span without white space at its edges; (start, start) of the span where nothing is left."""
+        return trimmed_span(text, self.char_start, self.char_stop)
+
+
+@dataclass(frozen=True)
+class RenderedText:
+    """A text that a model reads, and its responses in order."""
+
+    text: str
+    responses: tuple[RenderedResponse, ...]
+
+
+Piece = str | tuple[int, int]
+"""Text that a condition adds, or a span of the source text, (char_start, char_stop)."""
+
+
+class Source:
+    """A transcript's text with its responses found, from which a condition cuts what it shows."""
+
+    def __init__(self, transcript: Transcript) -> None:
+        self.transcript = transcript
+        self.responses = find_responses(transcript.text).responses
+        self.option_sets = usable_sets(transcript.options, len(self.responses))
+        self._opened = [source.char_start - len(OPEN_MARKER) for source in self.responses]
+
+    def _end(self, response_idx: int) -> int:
+        """Where a response ends in the source, its close marker included."""
+        source = self.responses[response_idx]
+        return source.char_stop + (0 if source.unbalanced else len(CLOSE_MARKER))
+
+    def join(
+        self, pieces: Iterable[Piece], *, scored: Container[int] | None = None, unmarked: Container[int] = ()
+    ) -> RenderedText:
+        """A text of added strings and spans of the source; the responses in the spans go with them.
+
+        scored: indices of the responses to score, None for all. unmarked: of those whose markers are left away.
+        Raises UsageError where a span cuts a response off its markers.
+        """
+        growing = _Growing(self.transcript.text)
+        for piece in pieces:
+            if isinstance(piece, str):
+                growing.add(piece)
+                continue
+            start, stop = piece
+            before = bisect_left(self._opened, start) - 1
+            if before >= 0 and self._end(before) > start:
+                raise UsageError(
+                    f"the span {start} to {stop} of participant '{self.transcript.participant}' begins inside response "
+                    f"{before}, which ends at {self._end(before)}; keep a response and its markers whole"
+                )
+            for response_idx in range(bisect_left(self._opened, start), bisect_left(self._opened, stop)):
+                source = self.responses[response_idx]
+                if self._end(response_idx) > stop:
+                    raise UsageError(
+                        f"the span {start} to {stop} of participant '{self.transcript.participant}' cuts response "
+                        f"{response_idx}, which ends at {self._end(response_idx)}; keep a response and its markers whole"
+                    )
+                is_marked = response_idx not in unmarked
+                growing.copy(start, source.char_start if is_marked else self._opened[response_idx])
+                place = growing.copy(source.char_start, source.char_stop)
+                start = source.char_stop
+                if is_marked:
+                    is_scored = scored is None or response_idx in scored
+                    options = self.option_sets[response_idx]
+                    growing.responses.append(
+                        RenderedResponse(response_idx, *place, source.unbalanced, is_scored, options)
+                    )
+                elif not source.unbalanced:
+                    start += len(CLOSE_MARKER)
+            growing.copy(start, stop)
+        return RenderedText("".join(growing.parts), tuple(growing.responses))
+
+
+class _Growing:
+    """A rendered text in the making."""
+
+    def __init__(self, source_text: str) -> None:
+        self.parts: list[str] = []
+        self.responses: list[RenderedResponse] = []
+        self._source_text, self._length = source_text, 0
+
+    def add(self, text: str) -> tuple[int, int]:
+        """Add a text and return where it stands."""
+        self.parts.append(text)
+        self._length += len(text)
+        return self._length - len(text), self._length
+
+    def copy(self, start: int, stop: int) -> tuple[int, int]:
+        """Add a span of the source."""
+        return self.add(self._source_text[start:stop])
