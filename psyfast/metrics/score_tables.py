@@ -1,0 +1,78 @@
+"""How well each model predicts each experiment: NLL and accuracy (PROTOCOL 5, the first three points)."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from psyfast.metrics.categories import Categories
+from psyfast.metrics.moments import GroupMoments, group_moments
+from psyfast.metrics.pairs import PairTable
+from psyfast.metrics.responses import CellScores, Floats, ResponseIndex
+from psyfast.metrics.results import Cell, Results
+from psyfast.metrics.schema import table
+
+Row = dict[str, object]
+
+
+def experiment_rows(index: ResponseIndex, cell: Cell, scores: CellScores, categories: Categories) -> list[Row]:
+    """Rows of `experiments` for one cell: experiments that it has rows of."""
+    nll = group_moments(index, scores.nll_R, scores.scored_R)
+    accuracy_G = _accuracy(index, scores)
+    present_P = index.sum_P(scores.present_R)
+    num_participants_G, num_responses_G = index.group_sums(present_P > 0), index.group_sums(present_P)
+    sd_G = nll.sd_G(1)
+    return [
+        {
+            "model": cell.model,
+            "condition": cell.condition,
+            "experiment": group,
+            "category": "; ".join(categories.of(group)) if categories.names else None,
+            "num_participants": int(num_participants_G[idx]),
+            "num_responses": int(num_responses_G[idx]),
+            "num_scored": int(nll.num_G[idx]),
+            "nll_nats": float(nll.mean_G[idx]),
+            "sd_nats": float(sd_G[idx]),
+            "accuracy": float(accuracy_G[idx]),
+        }
+        for idx, group in enumerate(index.groups)
+        if num_responses_G[idx]
+    ]
+
+
+def _accuracy(index: ResponseIndex, scores: CellScores) -> Floats:
+    """Share of scored responses all of whose tokens are the arg max over the whole vocabulary."""
+    correct: GroupMoments = group_moments(
+        index, (scores.argmax_R > 0).astype(np.float64), scores.scored_R & (scores.argmax_R >= 0)
+    )
+    return correct.mean_G
+
+
+def model_table(experiments: pl.DataFrame, results: Results, pairs: PairTable) -> pl.DataFrame:
+    """Table `models`: the unweighted mean over experiments of their figures."""
+    means = experiments.group_by("model", "condition", maintain_order=True).agg(
+        num_experiments=pl.col("nll_nats").count(),
+        num_participants=pl.col("num_participants").sum(),
+        num_responses=pl.col("num_responses").sum(),
+        num_scored=pl.col("num_scored").sum(),
+        nll_nats=pl.col("nll_nats").mean(),
+        accuracy=pl.col("accuracy").mean(),
+    )
+    facts = pl.DataFrame(
+        [_facts(cell, pairs) for cell in results.cells],
+        schema=["model", "condition", "generation", "size_b", "type"],
+        orient="row",
+        infer_schema_length=None,
+    )
+    return table("models", facts.join(means, on=["model", "condition"], how="inner", maintain_order="left"))
+
+
+def _facts(cell: Cell, pairs: PairTable) -> tuple[str, str, str | None, float | None, str | None]:
+    model = pairs.find(cell.names)
+    type_ = pairs.type_of(cell.names)
+    return (*cell.key, model.generation if model else None, model.size_b if model else None, type_)
+
+
+def accuracy_table(experiments: pl.DataFrame, condition: str) -> pl.DataFrame:
+    """Table `accuracy`: of the condition that has one-character responses only."""
+    return table("accuracy", experiments.filter(pl.col("condition") == condition))

@@ -1,0 +1,85 @@
+"""What `psyfast metrics` prints: a line a model and condition, then the effects of what was compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from psyfast.metrics.compute import Metrics
+
+DASH = "–"
+
+
+def print_metrics(metrics: Metrics, console: Console) -> None:
+    """Print the main table, the tables of effects that have rows, and the notes."""
+    for shown in (_model_table(metrics), *_effect_tables(metrics)):
+        console.print(shown)
+        console.print()
+    for note in metrics.notes:
+        console.print(note, style="dim", highlight=False)
+
+
+def _model_table(metrics: Metrics) -> Table:
+    rows = metrics.tables["models"].to_dicts()
+    shown = _empty()
+    shown.add_column("model", overflow="fold")
+    with_condition = {row["condition"] for row in rows} != {"plain"}
+    if with_condition:
+        shown.add_column("condition", overflow="fold")
+    for heading in ("experi-\nments", "responses", "NLL\nnats", "accu-\nracy"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(
+            escape(row["model"]),
+            *([escape(row["condition"])] if with_condition else []),
+            f"{row['num_experiments']:,}",
+            f"{row['num_scored']:,}",
+            _number(row["nll_nats"]),
+            _number(row["accuracy"]),
+        )
+    return shown
+
+
+def _effect_tables(metrics: Metrics) -> list[Table]:
+    names = {
+        "pairs": "base → post-trained (d > 0: post-training made it worse)",
+        "persona": "persona (d > 0: it helps)",
+        "template": "chat template (d > 0: it harms)",
+    }
+    return [
+        _effect_table(title, metrics.tables[name].to_dicts())
+        for name, title in names.items()
+        if len(metrics.tables[name])
+    ]
+
+
+def _effect_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    shown = _empty()
+    shown.title, shown.title_justify, shown.title_style = title, "left", "bold"
+    for heading in ("a", "b"):
+        shown.add_column(heading, overflow="fold")
+    shown.add_column("experi-\nments", justify="right", no_wrap=True)
+    shown.add_column("d", justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(_side(row, "a"), _side(row, "b"), f"{row['num_experiments']:,}", _number(row["d"], signed=True))
+    return shown
+
+
+def _side(row: dict[str, Any], side: str) -> str:
+    condition = row[f"condition_{side}"]
+    both_plain = row["condition_a"] == row["condition_b"] == "plain"
+    return escape(row[f"model_{side}"] + ("" if both_plain else f", {condition}"))
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return DASH
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _empty() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
