@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from psyfast.metrics.categories import Categories
+from psyfast.metrics.config import MetricsConfig
 from psyfast.metrics.contrasts import PERSONA, POST_TRAINING, TEMPLATE, Contrast
 from psyfast.metrics.moments import ContrastMoments, effect_sizes
 from psyfast.metrics.pairs import PairTable
+from psyfast.metrics.permutation import benjamini_hochberg, sign_flip_p
+from psyfast.metrics.responses import ResponseIndex
 from psyfast.metrics.schema import table
 
 Row = dict[str, object]
@@ -47,6 +51,22 @@ def effect_rows(
         for idx, group in enumerate(groups)
         if moments.a.num_G[idx] and moments.b.num_G[idx] and idx not in left_out
     ]
+
+
+def add_tests(
+    rows: list[Row], contrast: Contrast, moments: ContrastMoments, index: ResponseIndex, config: MetricsConfig
+) -> None:
+    """Add the participants' mean paired difference, its sign-flip p and, over the contrast's experiments, q."""
+    mine = [row for row in rows if all(row[name] == value for name, value in sides(contrast).items())]
+    for row in mine:
+        group = index.groups.index(str(row["experiment"]))
+        totals_C5 = moments.totals_P5[(index.group_P == group) & (moments.totals_P5[:, 4] > 0)]
+        differences_C = (totals_C5[:, 2] - totals_C5[:, 0]) / totals_C5[:, 4]
+        row["difference_nats"] = float(differences_C.mean()) if len(differences_C) else float("nan")
+        row["p_value"] = sign_flip_p(differences_C, str(row["experiment"]), config.num_flips, config.seed)
+    p_values = np.array([row["p_value"] for row in mine], np.float64)
+    for row, q_value in zip(mine, benjamini_hochberg(p_values), strict=True):
+        row["q_value"] = float(q_value)
 
 
 def contrast_means(effects: pl.DataFrame) -> pl.DataFrame:

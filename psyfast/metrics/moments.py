@@ -6,11 +6,13 @@ nothing is lost to cancellation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from psyfast.metrics.responses import Bools, CellScores, Floats, ResponseIndex
+from psyfast.metrics.statistics_of_totals import DIFFERENCE, EFFECT
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,8 @@ class ContrastMoments:
     """Two cells on the same responses.
 
     a, b: moments of the NLLs. joint_R: responses that both scored. totals_P5: by participant, over the joint responses,
-    the sums of a, a², b, b² and 1, where a and b are taken from `centre_G`; pooled_G: see psyfast.metrics.intervals.
+    the sums of a, a², b, b² and 1, where a and b are taken from their group's `centre_G`. pooled_G: by statistic, the variance
+    that takes every response as independent.
     """
 
     a: GroupMoments
@@ -63,6 +66,7 @@ class ContrastMoments:
     num_joint_G: Floats
     centre_G: Floats
     totals_P5: Floats
+    pooled_G: Mapping[str, Floats]
 
 
 def contrast_moments(index: ResponseIndex, a: CellScores, b: CellScores, *, joint_only: bool) -> ContrastMoments:
@@ -78,7 +82,13 @@ def contrast_moments(index: ResponseIndex, a: CellScores, b: CellScores, *, join
     totals_P5 = paired_totals(index, a, b, joint_R, centre_G)
     num_joint_P = totals_P5[:, 4]
     return ContrastMoments(
-        of_a, of_b, index.group_sums(num_joint_P > 0), index.group_sums(num_joint_P), centre_G, totals_P5
+        of_a,
+        of_b,
+        index.group_sums(num_joint_P > 0),
+        index.group_sums(num_joint_P),
+        centre_G,
+        totals_P5,
+        pooled_variances(index, a, b, joint_R, centre_G, totals_P5),
     )
 
 
@@ -88,6 +98,23 @@ def paired_totals(index: ResponseIndex, a: CellScores, b: CellScores, joint_R: B
     a_R = np.where(joint_R, a.nll_R - centre_R, 0.0)
     b_R = np.where(joint_R, b.nll_R - centre_R, 0.0)
     return np.stack([index.sum_P(values) for values in (a_R, a_R * a_R, b_R, b_R * b_R, joint_R)], axis=1)
+
+
+def pooled_variances(
+    index: ResponseIndex, a: CellScores, b: CellScores, joint_R: Bools, centre_G: Floats, totals_P5: Floats
+) -> dict[str, Floats]:
+    """Linearised variances of the paired statistics with every response a cluster of its own, by group."""
+    totals_G5 = np.stack([index.group_sums(column) for column in totals_P5.T], axis=1)
+    rows = np.flatnonzero(joint_R)
+    group = index.group_R[rows]
+    a_J, b_J = a.nll_R[rows] - centre_G[group], b.nll_R[rows] - centre_G[group]
+    found: dict[str, Floats] = {}
+    for statistic in (DIFFERENCE, EFFECT):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            g = statistic.gradient(totals_G5)[group]
+            influence = (g[:, 0] + g[:, 1] * a_J) * a_J + (g[:, 2] + g[:, 3] * b_J) * b_J + g[:, 4]
+            found[statistic.name] = np.bincount(group, influence * influence, len(index.groups)).astype(np.float64)
+    return found
 
 
 def effect_sizes(moments: ContrastMoments, ddof: int) -> tuple[Floats, list[str | None]]:

@@ -26,6 +26,9 @@ _EFFECTS = {
     "ddof": COUNT,
     "d": NUMBER,
     "reason": TEXT,
+    "difference_nats": NUMBER,
+    "p_value": NUMBER,
+    "q_value": NUMBER,
 }
 
 TABLES: dict[str, Schema] = {
@@ -40,6 +43,14 @@ TABLES: dict[str, Schema] = {
         "num_scored": COUNT,
         "nll_nats": NUMBER,
         "accuracy": NUMBER,
+        "guess_nats": NUMBER,
+        "pseudo_r2": NUMBER,
+        "normalised_nll_nats": NUMBER,
+        "choice_accuracy": NUMBER,
+        "brier": NUMBER,
+        "ece": NUMBER,
+        "above_markov_nats": NUMBER,
+        "beats_markov": YES_NO,
     },
     "experiments": {
         **_CELL,
@@ -73,6 +84,92 @@ TABLES: dict[str, Schema] = {
     "generations": {"generation": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER},
     "categories": {**_SIDES, "category": TEXT, "num_experiments": COUNT, "d": NUMBER},
     "category_means": {"category": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER},
+    "choices": {
+        **_CELL,
+        "experiment": TEXT,
+        "num_responses": COUNT,
+        "share_of_responses": NUMBER,
+        "share_of_participants": NUMBER,
+        "is_partial": YES_NO,
+        "guess_nats": NUMBER,
+        "pseudo_r2": NUMBER,
+        "normalised_nll_nats": NUMBER,
+        "choice_accuracy": NUMBER,
+        "brier": NUMBER,
+        "ece": NUMBER,
+    },
+    "reliability": {
+        **_CELL,
+        "experiment": TEXT,
+        "bin": COUNT,
+        "num_responses": COUNT,
+        "confidence": NUMBER,
+        "accuracy": NUMBER,
+    },
+    "agreement": {
+        **_CELL,
+        "experiment": TEXT,
+        "num_items": COUNT,
+        "num_responses": COUNT,
+        "jensen_shannon": NUMBER,
+        "total_variation": NUMBER,
+    },
+    "participants": {
+        **_CELL,
+        "experiment": TEXT,
+        "study": TEXT,
+        "source_experiment": TEXT,
+        "participant": TEXT,
+        "num_scored": COUNT,
+        "nll_nats": NUMBER,
+    },
+    "correlations": {
+        "model_a": TEXT,
+        "model_b": TEXT,
+        "condition": TEXT,
+        "num_participants": COUNT,
+        "num_experiments": COUNT,
+        "pearson": NUMBER,
+        "spearman": NUMBER,
+    },
+    "baselines": {"baseline": TEXT, "experiment": TEXT, "num_responses": COUNT, "nll_nats": NUMBER},
+    "model_baselines": {
+        **_CELL,
+        "baseline": TEXT,
+        "experiment": TEXT,
+        "num_responses": COUNT,
+        "nll_nats": NUMBER,
+        "baseline_nats": NUMBER,
+        "difference_nats": NUMBER,
+        "beats": YES_NO,
+    },
+    "intervals": {
+        "quantity": TEXT,
+        **_SIDES,
+        "experiment": TEXT,
+        "estimand": TEXT,
+        "estimate": NUMBER,
+        "se": NUMBER,
+        "low": NUMBER,
+        "high": NUMBER,
+        "level": NUMBER,
+        "pooled_low": NUMBER,
+        "pooled_high": NUMBER,
+        "num_experiments": COUNT,
+        "num_participants": COUNT,
+        "reason": TEXT,
+    },
+    "equivalence": {
+        **_SIDES,
+        "estimand": TEXT,
+        "d": NUMBER,
+        "margin": NUMBER,
+        "low_90": NUMBER,
+        "high_90": NUMBER,
+        "p_value": NUMBER,
+        "is_equivalent": YES_NO,
+        "reason": TEXT,
+    },
     "persona": {**_SIDES, "num_experiments": COUNT, "d": NUMBER},
     "template": {**_SIDES, "num_experiments": COUNT, "d": NUMBER},
 }
@@ -82,6 +179,8 @@ def table(name: str, rows: list[dict[str, object]] | pl.DataFrame | None = None)
     """A table of that name with its columns and types; NaN becomes null."""
     schema = TABLES[name]
     frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows or [], schema=schema, orient="row")
+    if missing := [column for column in schema if column not in frame.columns]:
+        frame = frame.with_columns(pl.lit(None, dtype=schema[column]).alias(column) for column in missing)
     numbers = [column for column, kind in schema.items() if kind == NUMBER]
     cast = frame.select(pl.col(column).cast(kind) for column, kind in schema.items())
     return cast.with_columns(pl.col(numbers).fill_nan(None))

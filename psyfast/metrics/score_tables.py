@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from psyfast.metrics.baselines import MARKOV
 from psyfast.metrics.categories import Categories
 from psyfast.metrics.moments import GroupMoments, group_moments
 from psyfast.metrics.pairs import PairTable
@@ -48,8 +49,44 @@ def _accuracy(index: ResponseIndex, scores: CellScores) -> Floats:
     return correct.mean_G
 
 
-def model_table(experiments: pl.DataFrame, results: Results, pairs: PairTable) -> pl.DataFrame:
-    """Table `models`: the unweighted mean over experiments of their figures."""
+def baseline_rows(index: ResponseIndex, cell: Cell, scores: CellScores, baseline: str, baseline_R: Floats) -> list[Row]:
+    """Rows of `model_baselines`: both sides over the responses that both predict."""
+    joint_R = scores.scored_R & ~np.isnan(baseline_R)
+    model, other = group_moments(index, scores.nll_R, joint_R), group_moments(index, baseline_R, joint_R)
+    return [
+        {
+            "model": cell.model,
+            "condition": cell.condition,
+            "baseline": baseline,
+            "experiment": group,
+            "num_responses": int(model.num_G[idx]),
+            "nll_nats": float(model.mean_G[idx]),
+            "baseline_nats": float(other.mean_G[idx]),
+            "difference_nats": float(model.mean_G[idx] - other.mean_G[idx]),
+            "beats": bool(model.mean_G[idx] < other.mean_G[idx]),
+        }
+        for idx, group in enumerate(index.groups)
+        if model.num_G[idx]
+    ]
+
+
+def baseline_alone(index: ResponseIndex, baseline: str, baseline_R: Floats) -> list[Row]:
+    """Rows of `baselines`: over every response that the baseline predicts."""
+    found = group_moments(index, baseline_R, ~np.isnan(baseline_R))
+    return [
+        {"baseline": baseline, "experiment": group, "num_responses": int(num), "nll_nats": float(mean)}
+        for group, num, mean in zip(index.groups, found.num_G, found.mean_G, strict=True)
+        if num
+    ]
+
+
+CHOICE_FIGURES = ("guess_nats", "pseudo_r2", "normalised_nll_nats", "choice_accuracy", "brier", "ece")
+
+
+def model_table(
+    experiments: pl.DataFrame, choices: pl.DataFrame, baselines: pl.DataFrame, results: Results, pairs: PairTable
+) -> pl.DataFrame:
+    """Table `models`: the unweighted mean over experiments of their figures, each over those that have it."""
     means = experiments.group_by("model", "condition", maintain_order=True).agg(
         num_experiments=pl.col("nll_nats").count(),
         num_participants=pl.col("num_participants").sum(),
@@ -64,7 +101,17 @@ def model_table(experiments: pl.DataFrame, results: Results, pairs: PairTable) -
         orient="row",
         infer_schema_length=None,
     )
-    return table("models", facts.join(means, on=["model", "condition"], how="inner", maintain_order="left"))
+    of_choices = choices.group_by("model", "condition").agg(pl.col(CHOICE_FIGURES).mean())
+    markov = (
+        baselines.filter(pl.col("baseline") == MARKOV)
+        .group_by("model", "condition")
+        .agg(above_markov_nats=pl.col("difference_nats").mean())
+        .with_columns(beats_markov=pl.col("above_markov_nats") < 0)
+    )
+    joined = facts.join(means, on=["model", "condition"], how="inner", maintain_order="left")
+    for more in (of_choices, markov):
+        joined = joined.join(more, on=["model", "condition"], how="left", maintain_order="left")
+    return table("models", joined)
 
 
 def _facts(cell: Cell, pairs: PairTable) -> tuple[str, str, str | None, float | None, str | None]:

@@ -12,7 +12,17 @@ from psyfast.errors import RunError
 from psyfast.metrics.compute import Metrics
 from psyfast.store.atomic import whole_file
 
-MAIN_TABLES = ("models", "experiments", "pairs", "types", "generations", "category_means", "persona", "template")
+MAIN_TABLES = (
+    "models",
+    "experiments",
+    "pairs",
+    "types",
+    "generations",
+    "category_means",
+    "persona",
+    "template",
+    "equivalence",
+)
 """What the JSON document holds; the rest is for the folder, as it has a row a participant or more."""
 
 

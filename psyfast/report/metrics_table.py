@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from psyfast.metrics.bootstrap import FIXED
 from psyfast.metrics.compute import Metrics
 
 DASH = "–"
@@ -19,7 +21,7 @@ def print_metrics(metrics: Metrics, console: Console) -> None:
     for shown in (_model_table(metrics), *_effect_tables(metrics)):
         console.print(shown)
         console.print()
-    for note in metrics.notes:
+    for note in (*_legend(metrics), *metrics.notes):
         console.print(note, style="dim", highlight=False)
 
 
@@ -30,7 +32,7 @@ def _model_table(metrics: Metrics) -> Table:
     with_condition = {row["condition"] for row in rows} != {"plain"}
     if with_condition:
         shown.add_column("condition", overflow="fold")
-    for heading in ("experi-\nments", "responses", "NLL\nnats", "accu-\nracy"):
+    for heading in ("experi-\nments", "responses", "NLL\nnats", "95 % interval", "pseudo-\nR²", "over\nMarkov"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(
@@ -39,9 +41,38 @@ def _model_table(metrics: Metrics) -> Table:
             f"{row['num_experiments']:,}",
             f"{row['num_scored']:,}",
             _number(row["nll_nats"]),
-            _number(row["accuracy"]),
+            _interval(metrics, row["model"], row["condition"]),
+            _number(row["pseudo_r2"]),
+            _number(row["above_markov_nats"], signed=True) + ("" if row["beats_markov"] is not False else " !"),
         )
     return shown
+
+
+def _interval(metrics: Metrics, model: str, condition: str) -> str:
+    """The interval of a model's NLL with the studies fixed."""
+    mine = (pl.col("model_a") == model) & (pl.col("condition_a") == condition) & pl.col("experiment").is_null()
+    of_nll = (pl.col("quantity") == "nll_nats") & (pl.col("estimand") == FIXED)
+    found = metrics.tables["intervals"].filter(mine & of_nll).to_dicts()
+    if not found or found[0]["low"] is None:
+        return DASH
+    return f"{found[0]['low']:.3f} – {found[0]['high']:.3f}"
+
+
+def _legend(metrics: Metrics) -> list[str]:
+    models = metrics.tables["models"]
+    lines = ["interval: studies fixed, participants resampled (bootstrap-t); `intervals` has studies random and pooled"]
+    if models["above_markov_nats"].is_not_null().any():
+        lines.append("over Markov: NLL above that of a chain over the participant's own responses; ! does not beat it")
+    if metrics.tables["choices"]["is_partial"].any():
+        lines.append("pseudo-R² rests on fewer than 95 % of the responses in some experiments (`choices`)")
+    for row in metrics.tables["equivalence"].to_dicts():
+        if row["is_equivalent"] is not None:
+            verdict = "is" if row["is_equivalent"] else "is not"
+            lines.append(
+                f"{row['model_a']}, {row['condition_a']} against {row['condition_b']}, {row['estimand']}: d {verdict} "
+                f"shown to be within ±{row['margin']:g} (90 % interval {row['low_90']:+.3f} to {row['high_90']:+.3f})"
+            )
+    return lines
 
 
 def _effect_tables(metrics: Metrics) -> list[Table]:

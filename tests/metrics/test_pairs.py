@@ -32,7 +32,9 @@ def test_they_are_those_of_the_shared_facts(shared_dir):
     assert own == {tuple(pair[key] for key in keys) for pair in facts["pair"]}
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen2-7B", "Qwen2-7B", "Qwen--Qwen2-7B", "folder/of/qwen2-7b/", "base+Qwen2-7B"])
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen2-7B", "Qwen2-7B", "Qwen--Qwen2-7B", "folder/of/qwen2-7b/", "base+Qwen2-7B"]
+)
 def test_names_that_mean_the_same_model(name):
     assert name_key(name) == "qwen2-7b"
 
@@ -73,7 +75,7 @@ def test_files_that_cannot_be_meant(tmp_path, text, message):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="nothing.toml: cannot be read"):
+    with pytest.raises(DataError, match=r"nothing\.toml: cannot be read"):
         load_pairs(tmp_path / "nothing.toml")
 
 

@@ -101,12 +101,12 @@ def test_rows_that_the_participants_table_does_not_announce(tmp_path):
 
 
 def test_an_unknown_column_to_group_by(tmp_path):
-    with pytest.raises(UsageError, match="--group-by is 'colour', expected a column .* study, experiment"):
+    with pytest.raises(UsageError, match=r"--group-by is 'colour', expected a column .* study, experiment"):
         compute_metrics([write(tmp_path / "run")], MetricsConfig(group_by="colour"))
 
 
 def test_a_file_that_is_no_parquet(tmp_path):
     run = write(tmp_path / "run")
     (run / "responses/model=m/condition=plain/part-00000.parquet").write_bytes(b"nothing")
-    with pytest.raises(PsyfastError, match="part-00000.parquet: not a part of a psyfast run"):
+    with pytest.raises(PsyfastError, match=r"part-00000\.parquet: not a part of a psyfast run"):
         open_results([run])
