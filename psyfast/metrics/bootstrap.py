@@ -22,6 +22,8 @@ from psyfast.metrics.statistics_of_totals import Statistic, linearised_variance
 FIXED, RANDOM = "studies fixed", "studies random"
 CHUNK = 4_000_000
 """Resampled participants in memory at a time."""
+KEPT = 1_000_000
+"""Resampled participants up to which a study's draws are kept for the next statistic: 2 MB a study."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,14 @@ def sample_study(statistic: Statistic, totals_CK: Floats, study: str, num_resamp
 def _weights(num: int, num_resamples: int, seed: int, study: int) -> Sequence[Floats]:
     rng = np.random.default_rng([seed, study])
     size = max(1, CHUNK // num)
-    if num * num_resamples <= CHUNK:
-        return _kept_weights(num, num_resamples, seed, study)
+    if num * num_resamples <= KEPT:
+        return [_kept_weights(num, num_resamples, seed, study).astype(np.float64)]
     return [_draw(rng, num, min(size, num_resamples - start)) for start in range(0, num_resamples, size)]
 
 
-@lru_cache(maxsize=8)
-def _kept_weights(num: int, num_resamples: int, seed: int, study: int) -> tuple[Floats]:
-    return (_draw(np.random.default_rng([seed, study]), num, num_resamples),)
+@lru_cache(maxsize=160)
+def _kept_weights(num: int, num_resamples: int, seed: int, study: int) -> NDArray[np.uint16]:
+    return _draw(np.random.default_rng([seed, study]), num, num_resamples).astype(np.uint16)
 
 
 def _draw(rng: np.random.Generator, num: int, num_resamples: int) -> Floats:

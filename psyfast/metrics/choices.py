@@ -80,8 +80,9 @@ class Choices:
 
 def read_choices(cell: Cell, part: Part, sets: ChoiceSets) -> Choices:
     """What a cell's model makes of each set."""
-    frame = read_columns(part, ["option_nll_nats"])[sets.file_rows_N]
-    column = frame["option_nll_nats"]
+    column = read_columns(part, ["option_nll_nats"])["option_nll_nats"]
+    if len(column) != len(sets.file_rows_N):
+        column = column.gather(sets.file_rows_N)
     lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
     whole = lengths == sets.num_N
     kept = column.filter(pl.Series(whole))

@@ -52,21 +52,25 @@ def _accuracy(index: ResponseIndex, scores: CellScores) -> Floats:
 def baseline_rows(index: ResponseIndex, cell: Cell, scores: CellScores, baseline: str, baseline_R: Floats) -> list[Row]:
     """Rows of `model_baselines`: both sides over the responses that both predict."""
     joint_R = scores.scored_R & ~np.isnan(baseline_R)
-    model, other = group_moments(index, scores.nll_R, joint_R), group_moments(index, baseline_R, joint_R)
+    num_G = index.sum_G(joint_R)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        model_G, baseline_G = (
+            index.sum_G(np.where(joint_R, nll_R, 0.0)) / num_G for nll_R in (scores.nll_R, baseline_R)
+        )
     return [
         {
             "model": cell.model,
             "condition": cell.condition,
             "baseline": baseline,
             "experiment": group,
-            "num_responses": int(model.num_G[idx]),
-            "nll_nats": float(model.mean_G[idx]),
-            "baseline_nats": float(other.mean_G[idx]),
-            "difference_nats": float(model.mean_G[idx] - other.mean_G[idx]),
-            "beats": bool(model.mean_G[idx] < other.mean_G[idx]),
+            "num_responses": int(num_G[idx]),
+            "nll_nats": float(model_G[idx]),
+            "baseline_nats": float(baseline_G[idx]),
+            "difference_nats": float(model_G[idx] - baseline_G[idx]),
+            "beats": bool(model_G[idx] < baseline_G[idx]),
         }
         for idx, group in enumerate(index.groups)
-        if model.num_G[idx]
+        if num_G[idx]
     ]
 
 

@@ -48,6 +48,7 @@ def test_seeded_and_the_same_weights_for_every_statistic():
 def test_in_pieces_the_resamples_are_complete(monkeypatch):
     totals = np.stack([np.arange(1.0, 8.0), np.ones(7)], axis=1)
     monkeypatch.setattr("psyfast.metrics.bootstrap.CHUNK", 50)
+    monkeypatch.setattr("psyfast.metrics.bootstrap.KEPT", 50)
     found = sample_study(MEAN, totals, "s", 101, 0)
     assert len(found.estimates_B) == len(found.variances_B) == 101
     assert found.estimates_B.std() == pytest.approx(np.sqrt(found.variance * 6 / 7), rel=0.25)
