@@ -364,6 +364,9 @@ def metrics(
         Path | None, typer.Option(metavar="FILE", help="CSV of experiments and their categories.")
     ] = None,
     pairs: PairsFile = None,
+    margin: Annotated[
+        float, typer.Option("--margin", metavar="D", help="Of the equivalence test for personas, in units of d.")
+    ] = 0.05,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -381,6 +384,7 @@ def metrics(
         baseline=baseline,
         categories=categories,
         pairs=pairs,
+        margin=margin,
         seed=seed,
     )
     if out is not None:

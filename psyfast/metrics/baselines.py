@@ -18,6 +18,7 @@ from psyfast.metrics.results import Cell, Part
 
 UNIFORM, RUNNING, MARKOV, OTHERS, OWN = "uniform", "running frequencies", "Markov chain", "other participants", "yours"
 PRIOR = 0.5
+KEY_COLUMNS = [*KEY, "response_idx"]
 
 
 def baseline_nlls(index: ResponseIndex, cell: Cell, part: Part, sets: ChoiceSets) -> dict[str, Floats]:
@@ -26,7 +27,8 @@ def baseline_nlls(index: ResponseIndex, cell: Cell, part: Part, sets: ChoiceSets
     query = _Queries(index, sets)
     previous_R = np.full(index.num_responses, -1)
     previous_R[1:] = label_R[:-1]
-    previous_R[index.start_P] = -2  # the first response has a context of its own
+    first_P = index.start_P[index.participants["num_responses"].to_numpy() > 0]
+    previous_R[first_P] = -2  # the first response has a context of its own
     num_labels = len(sets.labels)
     context_R = index.participant_R * (num_labels + 2) + previous_R + 2
     found = {
@@ -107,9 +109,9 @@ def _spread(index: ResponseIndex, rows_N: Ints, values_N: Floats) -> Floats:
 def read_baseline(path: Path, index: ResponseIndex) -> Floats:
     """The NLLs of a user's own model, [R], NaN where the file has none.
 
-    Raises DataError for a file without the key's columns and nll_nats, with a response twice, or with negative NLLs.
+    Raises DataError for a file without the key's columns and nll_nats, with a response twice, with negative NLLs or none.
     """
-    columns = [*KEY, "response_idx", "nll_nats"]
+    columns = [*KEY_COLUMNS, "nll_nats"]
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -117,10 +119,15 @@ def read_baseline(path: Path, index: ResponseIndex) -> Floats:
     if missing := [name for name in columns if name not in frame.columns]:
         raise DataError(f"{path}: lacks the column '{missing[0]}', expected {', '.join(columns)}")
     try:
+        numbers = frame["response_idx"].cast(pl.Float64)
+        if (broken := numbers.filter(numbers != numbers.floor())).len():
+            raise DataError(f"{path}: response_idx holds {broken[0]}, expected whole numbers from 0")
         frame = frame.select(*(pl.col(name).cast(pl.String) for name in KEY), pl.col("response_idx").cast(pl.Int64),
                              pl.col("nll_nats").cast(pl.Float64))  # fmt: skip
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: response_idx and nll_nats must be numbers ({error})") from error
+    if frame.select(KEY_COLUMNS).null_count().sum_horizontal().item():
+        raise DataError(f"{path}: has a row without study, experiment, participant or response_idx; name the response")
     people = index.participants.select(*KEY, "num_responses").with_columns(start=pl.Series(index.start_P))
     joined = frame.join(people, on=KEY, how="inner", maintain_order="left").filter(
         (pl.col("response_idx") >= 0) & (pl.col("response_idx") < pl.col("num_responses"))
@@ -133,4 +140,6 @@ def read_baseline(path: Path, index: ResponseIndex) -> Floats:
     values = joined["nll_nats"].fill_null(np.nan).to_numpy()
     if (bad := values[(values < 0) | np.isinf(values)]).size:
         raise DataError(f"{path}: nll_nats holds {bad[0]}, expected −log p in nats, 0 or more")
+    if np.isnan(values).all():
+        raise DataError(f"{path}: nll_nats is empty in every row that is a response of the runs, expected nats")
     return _spread(index, rows, values)

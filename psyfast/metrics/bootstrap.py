@@ -141,6 +141,7 @@ def _interval(
     num_participants = sum(study.num_participants for study in studies)
     if not (np.isfinite(low) and np.isfinite(high) and np.isfinite(se)):
         what = f"{len(studies)} experiments" if estimand == RANDOM else f"{num_participants} participants"
+        same = f"all {what} have the same value" if se == 0 else f"too few for an interval: {what}"
         return Interval(
             estimand,
             estimate,
@@ -149,7 +150,7 @@ def _interval(
             np.nan,
             len(studies),
             num_participants,
-            f"too few for an interval: {what}",
+            same,
             t_B,
         )
     return Interval(estimand, estimate, se, low, high, len(studies), num_participants, note, t_B)

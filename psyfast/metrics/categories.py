@@ -50,7 +50,7 @@ def read_categories(path: Path) -> Categories:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a CSV of categories ({error})") from error
-    header = list(rows[0]) if rows else []
+    header = [name for name in rows[0] if name is not None] if rows else []
     key = next((name for name in ("experiment", "study") if name in header), None)
     columns = [name for name in header if name not in _NOT_CATEGORIES]
     if key is None or not ("category" in header or columns):
@@ -60,6 +60,8 @@ def read_categories(path: Path) -> Categories:
         )
     found: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows, 2):
+        if None in row:
+            raise DataError(f"{path}, line {number}: has more cells than the header; quote names that hold commas")
         name = _normal(row[key] or "")
         if name in found:
             raise DataError(f"{path}, line {number}: '{name}' stands there twice; keep one line for each experiment")

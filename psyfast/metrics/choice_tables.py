@@ -58,6 +58,7 @@ def choice_rows(
             {
                 **names,
                 "num_responses": len(mine),
+                "num_participants": int(shares_G[0][idx]),
                 "share_of_responses": share,
                 "share_of_participants": shares_G[0][idx] / shares_G[1][idx],
                 "is_partial": bool(share < ENOUGH),

@@ -66,13 +66,13 @@ class _Work:
         self.contrasts = find_contrasts(results, pairs)
         self.reader = ScoreReader(index, results, left_out=config.left_out)
         self.choices = ChoiceReader(index, results)
+        self.notes: list[str] = []
         self.baseline_nlls = self._baseline_nlls()
         self.totals: dict[tuple[str, str], Floats] = {}
         self.choice_rows: list[Row] = []
         self.curve_rows: list[Row] = []
         self.agreement_rows: list[Row] = []
         self.baseline_rows: list[Row] = []
-        self.notes: list[str] = []
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """Every table."""
@@ -111,6 +111,7 @@ class _Work:
         """One pass over the cells: whatever needs no second cell."""
         rows: list[Row] = []
         items = agreement.first_items(self.index, _one_cell_a_run(self.results), self.config.min_participants)
+        self.notes.append(agreement.per_item_note(items, self.config.min_participants))
         for cell in self.results.cells:
             scores = self.reader.read(*cell.key)
             rows += score_tables.experiment_rows(self.index, cell, scores, self.categories)
@@ -134,7 +135,9 @@ class _Work:
                 found[name] = np.where(np.isnan(known), nll_R, known)
         if self.config.baseline is not None:
             found[baselines.OWN] = baselines.read_baseline(self.config.baseline, self.index)
-        return found
+            num = int(np.sum(~np.isnan(found[baselines.OWN])))
+            self.notes.append(f"baseline: your file predicts {num:,} of {self.index.num_responses:,} responses")
+        return {name: np.where(self.reader.left_out_R, np.nan, nll_R) for name, nll_R in found.items()}
 
     def _compare_with_baselines(self, cell: Cell, scores: CellScores) -> None:
         for name, nll_R in self.baseline_nlls.items():

@@ -227,7 +227,7 @@ class ScoreReader:
     ) -> None:
         self.index = index
         self.results = results
-        self._out_R = index.participants["study"].is_in(list(left_out)).to_numpy()[index.participant_R]
+        self.left_out_R: Bools = index.participants["study"].is_in(list(left_out)).to_numpy()[index.participant_R]
         self._kept: dict[tuple[str, str], CellScores] = {}
         self._max_cells = max(2, max_bytes // max(1, index.num_responses * 10))
 
@@ -245,10 +245,10 @@ class ScoreReader:
         return scores
 
     def _without_left_out(self, scores: CellScores) -> CellScores:
-        if not self._out_R.any():
+        if not self.left_out_R.any():
             return scores
         return CellScores(
-            np.where(self._out_R, np.nan, scores.nll_R),
-            np.where(self._out_R, np.int8(-1), scores.argmax_R),
-            scores.present_R & ~self._out_R,
+            np.where(self.left_out_R, np.nan, scores.nll_R),
+            np.where(self.left_out_R, np.int8(-1), scores.argmax_R),
+            scores.present_R & ~self.left_out_R,
         )

@@ -106,15 +106,29 @@ def _require_same(runs: Sequence[RunFolder], values: Sequence[object], option: s
 def _cells(runs: Iterable[tuple[RunFolder, Mapping[str, Any]]]) -> tuple[Cell, ...]:
     names: dict[str, dict[str, None]] = {}
     parts: dict[tuple[str, str], list[Part]] = {}
+    weights: dict[str, tuple[RunFolder, object]] = {}
     for run, manifest in runs:
         for model, condition in _listed(run, manifest):
             name = manifest["models"][model].get("name")
+            _require_same_weights(weights, run, model, manifest["models"][model].get("weights_sha256"))
             names.setdefault(model, {model: None}).update({str(name): None} if name else {})
             parts.setdefault((model, condition), []).append(_part(run, manifest, model, condition))
     return tuple(
         Cell(model, condition, tuple(names[model]), tuple(parts[model, condition]))
         for model, condition in sorted(parts)
     )
+
+
+def _require_same_weights(
+    weights: dict[str, tuple[RunFolder, object]], run: RunFolder, model: str, sha256: object
+) -> None:
+    """RunError where two runs call other weights by one model_id: they would be read as one model."""
+    first, known = weights.setdefault(model, (run, sha256))
+    if sha256 != known:
+        raise RunError(
+            f"{run.path}: its model {model} has the weights {sha256}, and that of {first.path} {known}; "
+            "metrics of both at once need other folder names"
+        )
 
 
 def _listed(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

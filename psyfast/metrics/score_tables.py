@@ -105,7 +105,12 @@ def model_table(
         orient="row",
         infer_schema_length=None,
     )
-    of_choices = choices.group_by("model", "condition").agg(pl.col(CHOICE_FIGURES).mean())
+    of_choices = choices.group_by("model", "condition").agg(
+        pl.col(CHOICE_FIGURES).mean(),
+        is_partial=pl.col("is_partial").any(),
+        with_set=pl.col("num_responses").sum(),
+        people_with_set=pl.col("num_participants").sum(),
+    )
     markov = (
         baselines.filter(pl.col("baseline") == MARKOV)
         .group_by("model", "condition")
@@ -115,7 +120,11 @@ def model_table(
     joined = facts.join(means, on=["model", "condition"], how="inner", maintain_order="left")
     for more in (of_choices, markov):
         joined = joined.join(more, on=["model", "condition"], how="left", maintain_order="left")
-    return table("models", joined)
+    shares = joined.with_columns(
+        share_of_responses=pl.col("with_set").fill_null(0) / pl.col("num_scored"),
+        share_of_participants=pl.col("people_with_set").fill_null(0) / pl.col("num_participants"),
+    )
+    return table("models", shares)
 
 
 def _facts(cell: Cell, pairs: PairTable) -> tuple[str, str, str | None, float | None, str | None]:

@@ -22,8 +22,12 @@ MAIN_TABLES = (
     "persona",
     "template",
     "equivalence",
+    "choices",
+    "baselines",
+    "model_baselines",
+    "intervals",
 )
-"""What the JSON document holds; the rest is for the folder, as it has a row a participant or more."""
+"""What the JSON document holds; the rest is in the folder."""
 
 
 def require_usable(folder: Path) -> None:

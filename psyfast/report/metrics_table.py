@@ -32,16 +32,17 @@ def _model_table(metrics: Metrics) -> Table:
     with_condition = {row["condition"] for row in rows} != {"plain"}
     if with_condition:
         shown.add_column("condition", overflow="fold")
-    for heading in ("experi-\nments", "responses", "NLL\nnats", "95 % interval", "pseudo-\nR²", "over\nMarkov"):
+    counts = () if with_condition else ("experi-\nments", "responses")  # 80 columns do not hold everything
+    for heading in (*counts, "NLL\nnats", "95 % interval", "sets\n%", "pseudo-\nR²", "over\nMarkov"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(
             escape(row["model"]),
             *([escape(row["condition"])] if with_condition else []),
-            f"{row['num_experiments']:,}",
-            f"{row['num_scored']:,}",
+            *(() if with_condition else (f"{row['num_experiments']:,}", f"{row['num_scored']:,}")),
             _number(row["nll_nats"]),
             _interval(metrics, row["model"], row["condition"]),
+            _share(row),
             _number(row["pseudo_r2"]),
             _number(row["above_markov_nats"], signed=True) + ("" if row["beats_markov"] is not False else " !"),
         )
@@ -58,13 +59,25 @@ def _interval(metrics: Metrics, model: str, condition: str) -> str:
     return f"{found[0]['low']:.3f} – {found[0]['high']:.3f}"
 
 
+def _share(row: dict[str, Any]) -> str:
+    """Percentage of the scored responses that have a choice set, marked where an experiment has it for fewer than 95 %."""
+    if not row["share_of_responses"]:
+        return DASH
+    return f"{100 * row['share_of_responses']:.0f}" + (" *" if row["is_partial"] else "")
+
+
 def _legend(metrics: Metrics) -> list[str]:
     models = metrics.tables["models"]
     lines = ["interval: studies fixed, participants resampled (bootstrap-t); `intervals` has studies random and pooled"]
     if models["above_markov_nats"].is_not_null().any():
         lines.append("over Markov: NLL above that of a chain over the participant's own responses; ! does not beat it")
+    if models["share_of_responses"].fill_null(0).gt(0).any():
+        lines.append(
+            "sets: share of responses with a choice set, over which pseudo-R² is; of participants "
+            f"{_percent(models['share_of_participants'])}"
+        )
     if metrics.tables["choices"]["is_partial"].any():
-        lines.append("pseudo-R² rests on fewer than 95 % of the responses in some experiments (`choices`)")
+        lines.append("* warning: fewer than 95 % of the responses of an experiment have a set (`choices`)")
     for row in metrics.tables["equivalence"].to_dicts():
         if row["is_equivalent"] is not None:
             verdict = "is" if row["is_equivalent"] else "is not"
@@ -73,6 +86,12 @@ def _legend(metrics: Metrics) -> list[str]:
                 f"shown to be within ±{row['margin']:g} (90 % interval {row['low_90']:+.3f} to {row['high_90']:+.3f})"
             )
     return lines
+
+
+def _percent(shares: pl.Series) -> str:
+    """The range of some shares."""
+    low, high = (f"{100 * float(share):.0f}" for share in (shares.fill_null(0).min(), shares.fill_null(0).max()))  # type: ignore[arg-type]
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _effect_tables(metrics: Metrics) -> list[Table]:

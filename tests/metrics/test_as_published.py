@@ -169,6 +169,18 @@ def by_hand(tmp_path, base, post):
     return write_run(tmp_path / "run", rows).path
 
 
+def test_studies_left_out_enter_no_baseline_either(tmp_path):
+    rows = [
+        response(study, "1", idx, 1.0, response="J", options=["J", "F"])
+        for study in ("s", STUDIES[3])
+        for idx in range(4)
+    ]
+    run = write_run(tmp_path / "run", {("m", "plain"): rows}).path
+    for as_published, expected in ((True, {"s"}), (False, {"s", STUDIES[3]})):
+        found = compute_metrics([run], MetricsConfig(as_published=as_published)).tables["baselines"]
+        assert set(found["experiment"]) == expected
+
+
 def test_an_effect_size_worked_out_by_hand(tmp_path):
     # a: mean 2, squared deviations 1 + 0 + 1 = 2; b: mean 4, 4 + 0 + 4 = 8. ddof 1: variances 1 and 4, mean 2.5.
     run = by_hand(tmp_path, [1.0, 2.0, 3.0], [2.0, 4.0, 6.0])

@@ -61,6 +61,12 @@ def test_one_participant_has_no_interval():
     assert np.isnan(random_interval([study], 0.95, 0).low)
 
 
+def test_no_interval_where_nothing_varies_and_the_reason():
+    same = sample_study(MEAN, np.tile([3.0, 2.0], (4, 1)), "s", 99, 0)
+    found = fixed_interval([same], 0.95)
+    assert found.se == 0 and np.isnan(found.low) and found.reason == "all 4 participants have the same value"
+
+
 def test_one_participant_studies_are_left_out_of_the_fixed_interval():
     rng = np.random.default_rng(2)
     whole = [sample_study(MEAN, np.stack([rng.gamma(9, 1, 20), np.ones(20)], 1), str(i), 499, 0) for i in range(3)]

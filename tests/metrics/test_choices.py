@@ -129,6 +129,17 @@ def test_the_markov_chain_by_hand(tmp_path):
     assert model["above_markov_nats"] == pytest.approx(0.9 - markov)
 
 
+def test_a_participant_without_responses_changes_nothing(tmp_path):
+    rows = [response("s", "1", i, 0.9, response=r, options=["J", "F"]) for i, r in enumerate("JFJF")]
+    counts = {("s", "s", "0"): 0, ("s", "s", "1"): 4, ("s", "s", "2"): 0}
+    runs = [
+        write_run(tmp_path / name, {("m", "plain"): rows}, participants=participants).path
+        for name, participants in (("with", counts), ("without", {("s", "s", "1"): 4}))
+    ]
+    found, expected = (compute_metrics([run]).tables["baselines"]["nll_nats"].to_list() for run in runs)
+    assert found == expected
+
+
 def own_baseline(tmp_path, **columns):
     path = tmp_path / "own.parquet"
     frame = {"study": ["s"] * 2, "experiment": ["s"] * 2, "participant": ["1"] * 2, "response_idx": [0, 1]}
@@ -149,6 +160,9 @@ def test_a_users_own_baseline_is_joined_on_the_key(tmp_path):
         ({"nll_nats": [-1.0, 1.0]}, "nll_nats holds -1.0"),
         ({"participant": ["9", "9"]}, "none of its 2 rows"),
         ({"nll_nats": ["x", "y"]}, "must be numbers"),
+        ({"nll_nats": [None, float("nan")]}, "nll_nats is empty"),
+        ({"response_idx": [0.5, 1.0]}, "response_idx holds 0.5"),
+        ({"response_idx": [None, 1]}, "without study, experiment, participant or response_idx"),
     ],
 )
 def test_baselines_that_cannot_be_meant(tmp_path, columns, message):

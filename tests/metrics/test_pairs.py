@@ -97,6 +97,7 @@ def test_categories_in_both_forms(tmp_path):
         ("name,Memory\na,1\n", "expected 'experiment'"),
         ("experiment,Memory\na,yes\n", "line 2: column 'Memory' holds 'yes', expected 0 or 1"),
         ("experiment,Memory\na,1\na,0\n", "'a' stands there twice"),
+        ("experiment,Memory\na,1,1\n", "line 2: has more cells than the header"),
     ],
 )
 def test_category_files_that_cannot_be_read(tmp_path, text, message):
