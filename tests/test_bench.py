@@ -12,6 +12,7 @@ import torch
 
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import open_model
+from psyfast.model.load.tokenizer import load_tokenizer
 from tests.tiny import make_llama
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
@@ -162,3 +163,20 @@ def test_a_contender_that_is_not_installed_is_refused(model, data, tmp_path):
     done = run_bench(data, "--model", model, *arguments)
     assert done.returncode != 0 and "not installed" in done.stderr and "make bench-peers" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gguf_model_becomes_a_folder_that_everybody_reads(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from end_to_end.models import bf16_folder; "
+        "print(bf16_folder('smollm2-135m-instruct', Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], check=False, capture_output=True, text=True, cwd=BENCH
+    )
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    _, files = open_model(locate(str(folder)))
+    assert set(files.stored_as()) == {"BF16"}
+    text = "You press <<J>>. You win 3 points.\n\nYou press <<F>>."
+    ids = [load_tokenizer(name)(text)["input_ids"] for name in ("smollm2-135m-instruct", str(folder))]
+    assert ids[0] == ids[1]

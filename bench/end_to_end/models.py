@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 
 from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.config_file import read_config
-from psyfast.model.load.locate import locate
+from psyfast.model.load.locate import Located, locate
 from psyfast.model.load.model import open_model
-from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.model.traits import RopeTraits, Traits
 
 SHAPES = {
@@ -53,11 +52,20 @@ def bf16_folder(model: str, work: Path) -> Path:
     else:
         config = {**read_config(located.path), "dtype": "bfloat16", "torch_dtype": "bfloat16"}
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(located)
+    tokenizer = whole_tokenizer(located)
     tokenizer.save_pretrained(folder)
     config |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     _write(folder, {name: files.read(name).bfloat16() for name in expected_shapes(traits)}, config)
     return folder
+
+
+def whole_tokenizer(located: Located) -> Any:
+    """A model's tokenizer as transformers reads it, which can be saved; psyfast's own of a GGUF file cannot."""
+    from transformers import AutoTokenizer
+
+    if located.kind == "gguf":
+        return AutoTokenizer.from_pretrained(str(located.path.parent), gguf_file=located.path.name)
+    return AutoTokenizer.from_pretrained(str(located.path), local_files_only=True)
 
 
 def random_folder(shape: str, tokenizer_folder: Path, work: Path) -> Path:

@@ -8,6 +8,7 @@ namespace avx2 {
 #include "avx2/vec.inc"
 #include "product_body.inc"
 #include "functions_body.inc"
+#include "exp2_polynomial.inc"
 #include "linear_nll_body.inc"
 // clang-format on
 }  // namespace avx2

@@ -13,6 +13,8 @@ namespace avx512_bf16 {
 #include "functions_body.inc"
 #include "avx512/exp2_table.inc"
 #include "operands_body.inc"
+#include "attention_weights.inc"
+#include "attention_strip.inc"
 #include "attention_body.inc"
 // clang-format on
 }  // namespace avx512_bf16

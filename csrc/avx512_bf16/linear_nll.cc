@@ -9,6 +9,7 @@ namespace avx512_bf16 {
 #include "avx512_bf16/bf16_pairs.inc"
 #include "product_body.inc"
 #include "functions_body.inc"
+#include "avx512/exp2_table.inc"
 #include "linear_nll_body.inc"
 // clang-format on
 }  // namespace avx512_bf16

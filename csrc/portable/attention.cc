@@ -9,6 +9,8 @@ namespace portable {
 #include "functions_body.inc"
 #include "exp2_polynomial.inc"
 #include "operands_body.inc"
+#include "attention_weights.inc"
+#include "attention_strip.inc"
 #include "attention_body.inc"
 // clang-format on
 }  // namespace portable

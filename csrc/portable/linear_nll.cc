@@ -6,6 +6,7 @@ namespace portable {
 #include "portable/vec.inc"
 #include "product_body.inc"
 #include "functions_body.inc"
+#include "exp2_polynomial.inc"
 #include "linear_nll_body.inc"
 // clang-format on
 }  // namespace portable

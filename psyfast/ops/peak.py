@@ -30,7 +30,7 @@ from psyfast.ops.registry import Operators
 TILE_WORDS = 64  # of the inner dimension: 16 KB of weights, half of the smallest first-level cache in use
 TILE_FLOP = 1e8  # of a repeat, a thread: 0.4 ms where bf16 is fastest, 3 ms on the portable level
 ROWS_A_THREAD, INNER, COLUMNS = 192, 1024, 1024  # of a whole product
-QUICK_SECONDS = 0.15
+QUICK_SECONDS = 0.05
 SURVEY_SECONDS = 0.04  # of each product in a round
 SURVEY_ROUNDS = 3
 DTYPE = {Lane.FP32: torch.float32, Lane.BF16: torch.bfloat16}

@@ -1,0 +1,172 @@
+"""Cluster bootstrap-t: intervals for means over experiments whose responses lie in participants.
+
+Letters: S studies (experiments of the tables), C participants of one, B resamples, K totals. Resamples are drawn once for
+a study and seed, and used for every statistic, so that models and contrasts are resampled alike. Bootstrap-t (Efron 1981;
+Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 5.2): each resample's error is divided by its own
+standard error, which corrects for few clusters where percentiles are too narrow.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psyfast.metrics.responses import Floats
+from psyfast.metrics.statistics_of_totals import Statistic, linearised_variance
+
+FIXED, RANDOM = "studies fixed", "studies random"
+CHUNK = 4_000_000
+"""Resampled participants in memory at a time."""
+KEPT = 1_000_000
+"""Resampled participants up to which a study's draws are kept for the next statistic: 2 MB a study."""
+
+
+@dataclass(frozen=True)
+class StudySamples:
+    """One study's statistic and its variance (NaN for one participant), in the data and in each resample."""
+
+    estimate: float
+    variance: float
+    num_participants: int
+    estimates_B: Floats
+    variances_B: Floats
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval; low and high are NaN where there is none, `reason` says why.
+
+    t_B: the resampled pivots, (estimate* − estimate) / se*, sorted.
+    """
+
+    estimand: str
+    estimate: float
+    se: float
+    low: float
+    high: float
+    num_studies: int
+    num_participants: int
+    reason: str | None
+    t_B: Floats
+
+
+def sample_study(statistic: Statistic, totals_CK: Floats, study: str, num_resamples: int, seed: int) -> StudySamples:
+    """Resample a study's participants with replacement. totals_CK: of participants with at least one response."""
+    num, width = totals_CK.shape
+    estimate = float(statistic.value(totals_CK.sum(axis=0)))
+    if num < 2:
+        same = np.full(num_resamples, estimate)
+        return StudySamples(estimate, float("nan"), num, same, np.full(num_resamples, np.nan))
+    row, column = np.triu_indices(width)
+    columns = np.concatenate([totals_CK, totals_CK[:, row] * totals_CK[:, column]], axis=1)
+    sums = np.concatenate([chunk @ columns for chunk in _weights(num, num_resamples, seed, zlib.crc32(study.encode()))])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gradient = statistic.gradient(sums[:, :width])
+        twice = np.where(row == column, 1.0, 2.0)
+        squares = (sums[:, width:] * gradient[:, row] * gradient[:, column]) @ twice
+        estimates_B = statistic.value(sums[:, :width])
+    variances_B = np.maximum(squares, 0.0) * num / (num - 1)
+    return StudySamples(estimate, linearised_variance(statistic, totals_CK), num, estimates_B, variances_B)
+
+
+def _weights(num: int, num_resamples: int, seed: int, study: int) -> Sequence[Floats]:
+    rng = np.random.default_rng([seed, study])
+    size = max(1, CHUNK // num)
+    if num * num_resamples <= KEPT:
+        return [_kept_weights(num, num_resamples, seed, study).astype(np.float64)]
+    return [_draw(rng, num, min(size, num_resamples - start)) for start in range(0, num_resamples, size)]
+
+
+@lru_cache(maxsize=160)
+def _kept_weights(num: int, num_resamples: int, seed: int, study: int) -> NDArray[np.uint16]:
+    return _draw(np.random.default_rng([seed, study]), num, num_resamples).astype(np.uint16)
+
+
+def _draw(rng: np.random.Generator, num: int, num_resamples: int) -> Floats:
+    """How often each participant is drawn, [B, C]."""
+    drawn = rng.integers(0, num, (num_resamples, num)) + np.arange(num_resamples)[:, None] * num
+    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num)
+    return counts.reshape(num_resamples, num).astype(np.float64)
+
+
+def fixed_interval(studies: Sequence[StudySamples], level: float) -> Interval:
+    """These experiments: the mean over studies, participants resampled within each.
+
+    Studies of one participant say nothing of how participants differ: they are left out, and the reason says so.
+    """
+    usable = [study for study in studies if study.num_participants > 1]
+    left_out = len(studies) - len(usable)
+    if not usable:
+        return _without(FIXED, studies, "every experiment has only one participant")
+    estimate = float(np.mean([study.estimate for study in usable]))
+    se = float(np.sqrt(sum(study.variance for study in usable))) / len(usable)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.mean([study.estimates_B for study in usable], axis=0) - estimate
+        t_B = errors / (np.sqrt(np.sum([study.variances_B for study in usable], axis=0)) / len(usable))
+    note = f"without {left_out} of one participant" if left_out else None
+    return _interval(FIXED, usable, (estimate, se, t_B), level, note)
+
+
+def random_interval(studies: Sequence[StudySamples], level: float, seed: int) -> Interval:
+    """Experiments like these: studies are resampled, and participants within each that is drawn."""
+    num = len(studies)
+    if num < 2:
+        return _without(RANDOM, studies, "one experiment, expected 2 or more")
+    estimates = np.array([study.estimate for study in studies])
+    samples_SB = np.stack([study.estimates_B for study in studies])
+    num_resamples = samples_SB.shape[1]
+    rng = np.random.default_rng([seed, num])
+    drawn = rng.integers(0, num, (num_resamples, num))
+    resample = rng.integers(0, num_resamples, (num_resamples, num))
+    values_BS = samples_SB[drawn, resample]
+    estimate, se = float(estimates.mean()), float(estimates.std(ddof=1) / np.sqrt(num))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t_B = (values_BS.mean(axis=1) - estimate) / (values_BS.std(axis=1, ddof=1) / np.sqrt(num))
+    return _interval(RANDOM, studies, (estimate, se, t_B), level, None)
+
+
+def _interval(
+    estimand: str, studies: Sequence[StudySamples], figures: tuple[float, float, Floats], level: float, note: str | None
+) -> Interval:
+    estimate, se, t_B = figures
+    # A resample that draws the same again and again has no standard error: its pivot is as extreme as can be.
+    t_B = np.sort(np.where(np.isnan(t_B), np.inf, t_B))
+    high_t, low_t = quantiles(t_B, level)
+    low, high = estimate - low_t * se, estimate - high_t * se
+    num_participants = sum(study.num_participants for study in studies)
+    if not (np.isfinite(low) and np.isfinite(high) and np.isfinite(se)):
+        what = f"{len(studies)} experiments" if estimand == RANDOM else f"{num_participants} participants"
+        same = f"all {what} have the same value" if se == 0 else f"too few for an interval: {what}"
+        return Interval(
+            estimand,
+            estimate,
+            se,
+            np.nan,
+            np.nan,
+            len(studies),
+            num_participants,
+            same,
+            t_B,
+        )
+    return Interval(estimand, estimate, se, low, high, len(studies), num_participants, note, t_B)
+
+
+def quantiles(t_B: Floats, level: float) -> tuple[float, float]:
+    """Lower and upper quantile of sorted pivots, at rank (B + 1) · p (Davison & Hinkley, section 5.2)."""
+    tail = (1 - level) / 2
+    ranks: NDArray[np.int64] = np.clip(
+        np.round((len(t_B) + 1) * np.array([tail, 1 - tail])).astype(np.int64) - 1, 0, len(t_B) - 1
+    )
+    return float(t_B[ranks[0]]), float(t_B[ranks[1]])
+
+
+def _without(estimand: str, studies: Sequence[StudySamples], reason: str) -> Interval:
+    estimate = float(np.mean([study.estimate for study in studies])) if studies else float("nan")
+    num_participants = sum(study.num_participants for study in studies)
+    nothing = np.zeros(0)
+    return Interval(estimand, estimate, np.nan, np.nan, np.nan, len(studies), num_participants, reason, nothing)

@@ -1,0 +1,161 @@
+"""Run folders as one body of results: which cells (model and condition) they hold, checked to belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psyfast.errors import RunError
+from psyfast.store.run_folder import PartRecord, RunFolder
+
+_SAME = (("protocol", "--protocol"), ("lane", "--lane"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The Parquet files of one cell in one run, in the order of the data."""
+
+    run: Path
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one model did under one condition. names: all that the model is called by. parts: one a run that has it."""
+
+    model: str
+    condition: str
+    names: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(model, condition)."""
+        return self.model, self.condition
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished runs of one protocol and lane, and their cells in order of model and condition."""
+
+    runs: tuple[RunFolder, ...]
+    protocol: str
+    lane: str
+    cells: tuple[Cell, ...]
+
+    def cell(self, model: str, condition: str) -> Cell | None:
+        """The cell of a model and a condition; None where no run has it."""
+        return next((cell for cell in self.cells if cell.key == (model, condition)), None)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model, in order of name."""
+        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+
+
+def open_results(paths: Sequence[Path]) -> Results:
+    """Open run folders that are to be read as one.
+
+    Raises RunError for a folder that is no run, is not finished, is of a newer format, or was made with another protocol
+    or lane than the first; the message names both values.
+    """
+    if not paths:
+        raise RunError("no run folder was named; give one or several that psyfast score wrote")
+    resolved = [path.resolve() for path in paths]
+    if twice := next((path for path in resolved if resolved.count(path) > 1), None):
+        raise RunError(f"{twice}: is named twice; name every run once")
+    runs = [RunFolder(path) for path in paths]
+    manifests = [run.read_manifest() for run in runs]
+    for run, manifest in zip(runs, manifests, strict=True):
+        _require_complete(run, manifest)
+    for key, option in _SAME:
+        _require_same(runs, [_config(run, m).get(key) for run, m in zip(runs, manifests, strict=True)], option)
+    config = _config(runs[0], manifests[0])
+    cells = _cells(zip(runs, manifests, strict=True))
+    return Results(tuple(runs), str(config.get("protocol")), str(config.get("lane")), cells)
+
+
+def _config(run: RunFolder, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = manifest.get("config")
+    if not isinstance(config, dict):
+        raise RunError(f"{run.manifest_path}: has no 'config', expected the manifest of a psyfast run; was it edited?")
+    return config
+
+
+def _require_complete(run: RunFolder, manifest: Mapping[str, Any]) -> None:
+    status = manifest.get("status")
+    if status != "complete":
+        left = manifest.get("unfinished") or []
+        models = f" (unfinished: {', '.join(left)})" if left else ""
+        raise RunError(
+            f"{run.path}: its status is '{status}', expected 'complete'{models}; psyfast score --resume finishes it"
+        )
+
+
+def _require_same(runs: Sequence[RunFolder], values: Sequence[object], option: str) -> None:
+    for run, value in zip(runs, values, strict=True):
+        if value != values[0]:
+            raise RunError(
+                f"{run.path}: was made with {option} {value}, and {runs[0].path} with {option} {values[0]}; "
+                "compare runs of one kind"
+            )
+
+
+def _cells(runs: Iterable[tuple[RunFolder, Mapping[str, Any]]]) -> tuple[Cell, ...]:
+    names: dict[str, dict[str, None]] = {}
+    parts: dict[tuple[str, str], list[Part]] = {}
+    weights: dict[str, tuple[RunFolder, object]] = {}
+    for run, manifest in runs:
+        for model, condition in _listed(run, manifest):
+            name = manifest["models"][model].get("name")
+            _require_same_weights(weights, run, model, manifest["models"][model].get("weights_sha256"))
+            names.setdefault(model, {model: None}).update({str(name): None} if name else {})
+            parts.setdefault((model, condition), []).append(_part(run, manifest, model, condition))
+    return tuple(
+        Cell(model, condition, tuple(names[model]), tuple(parts[model, condition]))
+        for model, condition in sorted(parts)
+    )
+
+
+def _require_same_weights(
+    weights: dict[str, tuple[RunFolder, object]], run: RunFolder, model: str, sha256: object
+) -> None:
+    """RunError where two runs call other weights by one model_id: they would be read as one model."""
+    first, known = weights.setdefault(model, (run, sha256))
+    if sha256 != known:
+        raise RunError(
+            f"{run.path}: its model {model} has the weights {sha256}, and that of {first.path} {known}; "
+            "metrics of both at once need other folder names"
+        )
+
+
+def _listed(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    models, conditions = manifest.get("models"), _config(run, manifest).get("conditions") or ("plain",)
+    if not isinstance(models, dict) or not models:
+        raise RunError(f"{run.manifest_path}: lists no models, expected those that were scored; was it edited?")
+    yield from ((model, condition) for model in models for condition in conditions)
+
+
+def _part(run: RunFolder, manifest: Mapping[str, Any], model: str, condition: str) -> Part:
+    records = run.finished_parts(model, condition)
+    missing = _first_gap(records, manifest["data"]["num_transcripts"])
+    if missing is not None:
+        raise RunError(
+            f"{run.path}: model {model}, condition {condition} lacks the transcripts from number {missing} on, although "
+            "the manifest calls the run complete; were files removed? psyfast score --resume makes them again"
+        )
+    folder = run.part_folder(model, condition)
+    ordered = sorted(records, key=lambda record: record.transcript_start)
+    return Part(run.path, tuple(folder / f"part-{record.part_idx:05d}.parquet" for record in ordered))
+
+
+def _first_gap(records: Sequence[PartRecord], num_transcripts: int) -> int | None:
+    """The first transcript that no part covers; None where all are."""
+    reached = 0
+    for record in sorted(records, key=lambda record: record.transcript_start):
+        if record.transcript_start > reached:
+            break
+        reached = max(reached, record.transcript_stop)
+    return reached if reached < num_transcripts else None
