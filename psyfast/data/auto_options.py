@@ -30,7 +30,7 @@ MIN_SHARE = 0.95
 
 MIN_RESPONSES_A_LABEL = 4
 
-_WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]*")
+_WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True)

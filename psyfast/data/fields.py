@@ -275,7 +275,8 @@ def read_trials(value: Any, num_responses: int, warnings: Warnings) -> tuple[flo
 
 
 def _trial_number(field: str, item: Any, position: int) -> float:
-    if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
+    # No trial's number is beyond 2⁵³, where whole numbers are told apart no more.
+    if isinstance(item, bool) or not isinstance(item, (int, float)) or not -(2**53) <= item <= 2**53:
         raise FieldError(field, f"got {describe(item)} at position {position}, expected finite numbers, one a response")
     return item
 

@@ -45,9 +45,9 @@ def single_letters(options: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=1024)
 def standing_alone(labels: frozenset[str]) -> re.Pattern[str]:
-    """Finds labels where no letter or digit touches them; of two at one place the longer."""
+    """Finds labels where no letter, digit or accent touches them; of two at one place the longer."""
     longest_first = sorted(labels, key=lambda label: (-len(label), label))
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w\u0300-\u036f])")
 
 
 def naming_words(text: str, responses: Sequence[SourceResponse], letters: frozenset[str]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, SourceResponse
 NUM_WORDS_BEFORE = 2
 
 # An earlier response counts as one word, whatever was answered: what a place is called never depends on an answer.
-_WORD = re.compile(r"<<[^<>]*>>|\w+(?:['’\-]\w+)*")
+_WORD = re.compile(r"<<(?:(?!<<|>>).)*>>|\w+(?:['’\-]\w+)*", re.DOTALL)
 _WORD_AFTER = re.compile(r"[^\S\n]+(\w+(?:['’\-]\w+)*)")
 _REACH = 400
 """Characters before a marker that are searched for its words; a longer piece without a word is no sentence."""
@@ -23,7 +23,11 @@ _REACH = 400
 def words_before(text: str, response: SourceResponse) -> tuple[str, ...]:
     """The last two words before a response's open marker; fewer at the beginning of the text."""
     stop = response.char_start - len(OPEN_MARKER)
-    found = _WORD.findall(text, max(0, stop - _REACH), stop)[-NUM_WORDS_BEFORE:]
+    near = text[max(0, stop - _REACH) : stop]
+    opened, closed = near.find(OPEN_MARKER), near.find(CLOSE_MARKER)
+    if closed >= 0 and not 0 <= opened < closed:  # begins inside a long answer
+        near = OPEN_MARKER + near[closed:]
+    found = _WORD.findall(near)[-NUM_WORDS_BEFORE:]
     return tuple(OPEN_MARKER + CLOSE_MARKER if word.startswith(OPEN_MARKER) else word for word in found)
 
 

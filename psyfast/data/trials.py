@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, get_args
+from typing import Literal, SupportsFloat, get_args
 
 from psyfast.data.records import Transcript
 from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, SourceResponse, find_responses
@@ -48,7 +48,8 @@ class Trials:
     trial_of_response: for every response, its trial, from 0 on. char_spans: of the trials; they follow each other
     without gaps, and each ends with the line of its last response. instructions: what stands before the first trial,
     and before its block's heading. headings: for every trial, that of its block; None where it has none. The heading
-    of the first block stands between instructions and first trial, that of a later one in its block's first trial.
+    of the first block stands between instructions and first trial, or in the trial that took it; that of a later
+    block in its first trial.
     """
 
     rule: TrialRule
@@ -93,7 +94,7 @@ def find_trials(transcript: Transcript, decide: TrialNumbers | None = None) -> T
     starts = [lines.starts[first_line], *stops[:-1]]
     spans = tuple(zip(starts, stops, strict=True))
     headings = (None,) * len(spans) if rule == "blocks" else _headings(lines, gaps, first_line)
-    instructions_stop = headings[0][0] if headings[0] is not None else starts[0]
+    instructions_stop = starts[0] if headings[0] is None else min(headings[0][0], starts[0])
     return Trials(rule, trial_of_response, spans, (0, instructions_stop), headings)
 
 
@@ -111,20 +112,32 @@ def _assign(
     return rule, tuple(trial_idx for trial_idx, members in enumerate(groups) for _ in members)
 
 
-def _checked(numbers: Sequence[float], transcript: Transcript) -> Sequence[float]:
-    where = f"{transcript.source_file}, row {transcript.source_row}: the trials given for participant '{transcript.participant}'"
-    try:
-        items = list(numbers)
-    except TypeError:
-        raise DataError(f"{where} are {numbers!r}, expected a list of numbers, one a response") from None
-    if len(items) != transcript.num_responses:
+def _checked(numbers: Sequence[float], transcript: Transcript) -> list[float]:
+    where = f"{transcript.source_file}, row {transcript.source_row}: the function for trials"
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise DataError(f"{where} returned {numbers!r}, expected a list of numbers, one a response")
+    checked = [_number(item) for item in numbers]
+    if len(checked) != transcript.num_responses:
         raise DataError(
-            f"{where} are {len(items)}, expected one number for each of {transcript.num_responses} responses"
+            f"{where} returned {len(checked)} numbers, expected one for each of {transcript.num_responses} responses"
         )
-    for item in items:
-        if isinstance(item, bool) or not hasattr(item, "__float__") or not math.isfinite(item):
-            raise DataError(f"{where} hold {item!r}, expected finite numbers")
-    return items
+    if not all(map(math.isfinite, checked)):
+        raise DataError(f"{where} returned something else than finite numbers (response {_first_bad(checked)})")
+    return checked
+
+
+def _number(item: object) -> float:
+    """The item as a number, NaN where it is none; numbers of other libraries count."""
+    if isinstance(item, (bool, str, bytes)) or not isinstance(item, SupportsFloat):
+        return math.nan
+    try:
+        return float(item)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _first_bad(numbers: Sequence[float]) -> int:
+    return next(idx for idx, number in enumerate(numbers) if not math.isfinite(number))
 
 
 def _runs(numbers: Iterable[float]) -> tuple[int, ...]:
@@ -188,20 +201,36 @@ def _num_taken(lines: TextLines, before: range, later: Sequence[range], openings
 def _headings(lines: TextLines, gaps: Sequence[range], first_line: int) -> tuple[CharSpan | None, ...]:
     """For every trial the lines between a blank line and its block's first trial.
 
-    A block's first trial takes as many lines as the first trial of all. The first block's heading is told from the
+    A block's first trial takes as many lines of its own as the first trial of all. The first block's heading is told from the
     instructions by what later headings look like: lines at its top whose first word opens no line of a later one are
     instructions.
     """
-    num_own = gaps[0].stop - first_line
+    num_own = _num_own(lines, gaps, first_line)
     later = [_heading_lines(lines, gap, num_own) for gap in gaps[1:]]
     openings = {lines.first_word(line) for heading in later if heading for line in heading} - {None}
     current = _first_heading(lines, first_line, openings)
+    own_start = gaps[0].stop - num_own
+    if current is None and openings and first_line < own_start:  # the first trial took its block's heading
+        current = (lines.starts[first_line], lines.starts[own_start])
     headings = [current]
     for heading in later:
         if heading is not None:
             current = (lines.starts[heading.start], lines.stop(heading.stop - 1)) if heading else None
         headings.append(current)
     return tuple(headings)
+
+
+def _num_own(lines: TextLines, gaps: Sequence[range], first_line: int) -> int:
+    """How many of the lines that the first trial took are its own, and no heading: those at the bottom that open like
+    a line before the response of a trial that begins no block.
+    """
+    openings = {lines.first_word(line) for gap in gaps[1:] if not any(map(lines.is_blank, gap)) for line in gap} - {
+        None
+    }
+    line = gaps[0].stop
+    while line > first_line and lines.first_word(line - 1) in openings:
+        line -= 1
+    return gaps[0].stop - line
 
 
 def _first_heading(lines: TextLines, first_line: int, openings: set[str | None]) -> CharSpan | None:
