@@ -112,7 +112,7 @@ def _assign(
     return rule, tuple(trial_idx for trial_idx, members in enumerate(groups) for _ in members)
 
 
-def _checked(numbers: Sequence[float], transcript: Transcript) -> list[float]:
+def _checked(numbers: object, transcript: Transcript) -> list[float]:
     where = f"{transcript.source_file}, row {transcript.source_row}: the function for trials"
     if isinstance(numbers, str) or not isinstance(numbers, Iterable):
         raise DataError(f"{where} returned {numbers!r}, expected a list of numbers, one a response")
