@@ -22,6 +22,7 @@ __all__ = [
     "encode",
     "encode_many",
     "encode_text",
+    "encode_texts",
 ]
 
 
@@ -32,6 +33,24 @@ def encode_text(rendered: RenderedText, tokenizer: Tokenizer, protocol: Protocol
     if protocol is Protocol.EXACT:
         return encode_exact(rendered, tokenizer, limits)
     return encode_paper(rendered, tokenizer, limits)
+
+
+def encode_texts(
+    groups: Iterable[tuple[RenderedText, ...]],
+    tokenizer: Tokenizer,
+    protocol: Protocol,
+    limits: Limits,
+    *,
+    num_workers: int = 0,
+) -> Iterator[tuple[Encoded, ...]]:
+    """Encode groups of texts in their order, in num_workers processes (0: in this one), for the same results."""
+    return map_in_order(partial(_encode_group, protocol=protocol, limits=limits), groups, tokenizer, num_workers)
+
+
+def _encode_group(
+    group: tuple[RenderedText, ...], tokenizer: Tokenizer, *, protocol: Protocol, limits: Limits
+) -> tuple[Encoded, ...]:
+    return tuple(encode_text(rendered, tokenizer, protocol, limits) for rendered in group)
 
 
 def encode(

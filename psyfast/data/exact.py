@@ -17,12 +17,13 @@ from psyfast.data.tokenizer import Encoding, Tokenizer
 
 
 def encode_exact(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -> Encoded:
-    """Encode a rendered text as it stands."""
+    """Encode a rendered text as it stands; what a chat template made brings its special tokens itself."""
     text = rendered.text
-    encoding = tokenizer.encode(text)
+    adds_special = rendered.turns is None
+    encoding = tokenizer.encode(text) if adds_special else tokenizer.encode_plain(text)
     sources = [source for source in rendered.responses if source.is_scored]
     responses = tuple(_response_tokens(text, source, encoding, limits) for source in sources)
-    splicer = Splicer(text, encoding, tokenizer)
+    splicer = Splicer(text, encoding, tokenizer, adds_special=adds_special)
     branches = [
         branch
         for source, tokens in zip(sources, responses, strict=True)
@@ -51,7 +52,7 @@ def _response_tokens(text: str, source: RenderedResponse, encoding: Encoding, li
         return ResponseTokens(response_idx, None, None, tuple(sorted({*flags, reason})))
     if limits.passed_model_by(token_stop):
         flags.add("past_context")
-    flags |= option_flags(text[start:stop], source.options)
+    flags |= option_flags(text[start:stop], source.options, uncertain=source.options_uncertain)
     return ResponseTokens(response_idx, token_start, token_stop, tuple(sorted(flags)))
 
 

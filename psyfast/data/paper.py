@@ -14,10 +14,10 @@ from operator import attrgetter
 
 import numpy as np
 
-from psyfast.data.clean import CleanedText, clean
+from psyfast.data.clean import CleanedText, clean, uncleaned
 from psyfast.data.encoded import Encoded, Limits, OptionBranch, ResponseTokens
 from psyfast.data.options import needs_terminator, option_flags
-from psyfast.data.rendering import RenderedResponse, RenderedText
+from psyfast.data.rendering import RenderedResponse, RenderedText, Turns
 from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER
 from psyfast.data.splice import Splicer
 from psyfast.data.tokenizer import Encoding, Tokenizer
@@ -32,10 +32,12 @@ class Markers:
     close: str
     open_ids: list[int]
     close_ids: list[int]
+    is_template: bool
 
     def enclose(self, inner: str) -> str:
-        """A response with its markers, cleaned."""
-        return clean(self.open + inner + self.close).text
+        """A response with its markers, cleaned where the study cleans."""
+        text = self.open + inner + self.close
+        return text if self.is_template else clean(text).text
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,18 @@ class PaperScan:
 
 
 def scan_text(rendered: RenderedText, tokenizer: Tokenizer) -> PaperScan:
-    """Clean, tokenise and scan a text; each span goes to the response that its first character lies in."""
+    """Clean, tokenise and scan a text; each span goes to the response that its first character lies in.
+
+    What a chat template made was cleaned before, and brings its special tokens itself.
+    """
     responses = rendered.responses
-    markers = _markers(tokenizer)
-    cleaned = clean(rendered.text)
-    encoding = tokenizer.encode(cleaned.text)
+    markers = _markers(tokenizer, rendered.turns)
+    if rendered.turns is None:
+        cleaned = clean(rendered.text)
+        encoding = tokenizer.encode(cleaned.text)
+    else:
+        cleaned = uncleaned(rendered.text)
+        encoding = tokenizer.encode_plain(cleaned.text)
     spans: dict[int, PaperSpan] = {}
     num_unowned = 0
     for token_start, token_stop in _scan(encoding.ids.tolist(), markers.open_ids, markers.close_ids):
@@ -99,7 +108,7 @@ def encode_paper(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -
     scan = scan_text(rendered, tokenizer)
     places = [place for place, source in enumerate(scan.responses) if source.is_scored]
     responses = tuple(_response_tokens(place, text, scan, limits) for place in places)
-    splicer = Splicer(scan.cleaned.text, scan.encoding, tokenizer)
+    splicer = Splicer(scan.cleaned.text, scan.encoding, tokenizer, adds_special=rendered.turns is None)
     branches = [
         branch
         for place, tokens in zip(places, responses, strict=True)
@@ -116,12 +125,17 @@ def encode_paper(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -
     )
 
 
-def _markers(tokenizer: Tokenizer) -> Markers:
-    open_ids = tokenizer.encode_plain(" " + OPEN_MARKER).ids.tolist()
-    close_ids = tokenizer.encode_plain(CLOSE_MARKER).ids.tolist()
+def _markers(tokenizer: Tokenizer, turns: Turns | None) -> Markers:
+    """The study's markers: those of the text, or what a chat template puts around the assistant's content."""
+    open_text, close_text = (" " + OPEN_MARKER, CLOSE_MARKER) if turns is None else (turns.open, turns.close)
+    open_ids = tokenizer.encode_plain(open_text).ids.tolist()
+    close_ids = tokenizer.encode_plain(close_text).ids.tolist()
     if not open_ids or not close_ids:
-        raise ModelError("the tokenizer gives no tokens for the markers << and >>; score with --protocol exact")
-    return Markers(OPEN_MARKER, CLOSE_MARKER, open_ids, close_ids)
+        raise ModelError(
+            f"the tokenizer gives no tokens for the markers {open_text.strip()} and {close_text}; "
+            "score with --protocol exact"
+        )
+    return Markers(OPEN_MARKER if turns is None else open_text, close_text, open_ids, close_ids, turns is not None)
 
 
 def _scan(ids: Sequence[int], open_ids: Sequence[int], close_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -167,7 +181,7 @@ def _response_tokens(place: int, text: str, scan: PaperScan, limits: Limits) -> 
     if limits.passed_by(span.token_stop):
         flags.add("past_context")
     start, stop = source.trimmed(text)
-    flags |= option_flags(text[start:stop], source.options)
+    flags |= option_flags(text[start:stop], source.options, uncertain=source.options_uncertain)
     return ResponseTokens(response_idx, span.token_start, span.token_stop, tuple(sorted(flags)))
 
 

@@ -1,21 +1,25 @@
-"""A text that a model reads, cut from a transcript's, and where the source's responses stand in it.
+"""What a condition makes of a transcript: texts, and where the source's responses stand in them.
 
     source       You win if you press A. ␤You press <<A>>.␤You press <<B>>.␤
-    a rendering  You win if you press A. ␤You press <<B>>.␤                    response 1 at 38–39
+    plain        one text, the source                      response 0 at 38–39, response 1 at 56–57
+    no-history   two texts, each with one of the responses: You win if … ␤You press <<A>>.   You win if … ␤You press <<B>>.
 
-A response keeps its number whatever is cut or added.
+A response keeps its number whatever a condition does, and is scored in one text at most.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from psyfast.data.options import usable_sets
 from psyfast.data.records import Transcript
 from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, find_responses, trimmed_span
 from psyfast.errors import UsageError
+
+UNMARKED = ("unmarked",)
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class RenderedResponse:
     """A source response where a rendered text has it: `text[char_start:char_stop]`, without markers.
 
     unbalanced: a `<<` without a partner. is_scored: False where it is only the past of other responses. options: its
-    choice set as this text spells it, in the source's order. close: the text directly after it that ends it. flags:
-    what the condition has to say of it.
+    choice set as this text spells it, in the source's order; options_uncertain: the text never names it. close: the
+    text directly after it that ends it. flags: what the condition has to say of it.
     """
 
     response_idx: int
@@ -33,6 +37,7 @@ class RenderedResponse:
     unbalanced: bool = False
     is_scored: bool = True
     options: tuple[str, ...] | None = None
+    options_uncertain: bool = False
     close: str = CLOSE_MARKER
     flags: tuple[str, ...] = ()
 
@@ -42,11 +47,44 @@ class RenderedResponse:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """A chat template's text between a user's and the assistant's content (open), and after the latter (close)."""
+
+    open: str
+    close: str
+
+
+@dataclass(frozen=True)
 class RenderedText:
-    """A text that a model reads, and its responses in order."""
+    """A text that a model reads, and its responses in order. turns: set where a chat template made it."""
 
     text: str
     responses: tuple[RenderedResponse, ...]
+    turns: Turns | None = None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A transcript under a condition.
+
+    unscored: flags of the responses that no text scores, those of whom nothing is said are `unmarked`. details: what
+    transcripts.parquet is to say of it, as JSON takes it.
+    """
+
+    texts: tuple[RenderedText, ...]
+    unscored: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def flags_of_unscored(self, response_idx: int) -> tuple[str, ...]:
+        """Why a response stands in no text."""
+        return self.unscored.get(response_idx, UNMARKED)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A transcript that does not take part in a condition; reason: one or a few words, as `no_persona`."""
+
+    reason: str
 
 
 Piece = str | tuple[int, int]
@@ -60,6 +98,7 @@ class Source:
         self.transcript = transcript
         self.responses = find_responses(transcript.text).responses
         self.option_sets = usable_sets(transcript.options, len(self.responses))
+        self._uncertain = frozenset(transcript.uncertain_options)
         self._opened = [source.char_start - len(OPEN_MARKER) for source in self.responses]
 
     def _end(self, response_idx: int) -> int:
@@ -99,10 +138,15 @@ class Source:
                 place = growing.copy(source.char_start, source.char_stop)
                 start = source.char_stop
                 if is_marked:
-                    is_scored = scored is None or response_idx in scored
-                    options = self.option_sets[response_idx]
                     growing.responses.append(
-                        RenderedResponse(response_idx, *place, source.unbalanced, is_scored, options)
+                        RenderedResponse(
+                            response_idx,
+                            *place,
+                            unbalanced=source.unbalanced,
+                            is_scored=scored is None or response_idx in scored,
+                            options=self.option_sets[response_idx],
+                            options_uncertain=response_idx in self._uncertain,
+                        )
                     )
                 elif not source.unbalanced:
                     start += len(CLOSE_MARKER)
