@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from psyfast.config import ScoreConfig
 from psyfast.data.audit import AuditReport, audit
+from psyfast.data.choice_sets import ChooseOptions
 from psyfast.data.records import Transcript
+from psyfast.data.text_audit import TextAudit, audit_text
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_from_rows
 from psyfast.errors import RunError, UsageError
@@ -76,6 +78,7 @@ def score(
     *,
     protocol: str = "exact",
     lane: str = "bf16",
+    options: str | ChooseOptions = "data",
     out: str | Path | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,
@@ -85,7 +88,9 @@ def score(
 
     model: the alias `smollm2-135m-instruct`, a local Hugging Face folder, a `.gguf` file, a hub id; or several.
     transcripts: a path (file, folder of studies), a data set id, several of these, or rows as dicts with a `text` (as
-    in a `.jsonl` file) or `Transcript`s. out: the run folder to write and keep (docs/results.md). settings: the other
+    in a `.jsonl` file) or `Transcript`s. options: "data" for the field `options`; "auto" to find the choice sets of
+    transcripts that bring none (docs/options-and-trials.md); or a function of a `Transcript` that returns one list of
+    options, or one (or None) for each response. out: the run folder to write and keep (docs/results.md). settings: the other
     fields of `psyfast.config.ScoreConfig`.
 
     Raises a PsyfastError (UsageError, DataError, ModelError, RunError, BackendError) for what the caller can mend.
@@ -95,15 +100,21 @@ def score(
     models = (model,) if isinstance(model, str) else tuple(model)
     sources, rows = _sources(transcripts)
     try:
-        config = ScoreConfig(models=models, sources=sources, protocol=protocol, lane=lane, **settings)
+        named = "callable" if callable(options) else options
+        config = ScoreConfig(models=models, sources=sources, protocol=protocol, lane=lane, options=named, **settings)
     except TypeError as error:
         raise UsageError(f"score(): {error}; settings are the fields of psyfast.config.ScoreConfig") from error
-    reader = None if rows is None else transcripts_from_rows(rows, MEMORY, read_options(config))
+    choose = options if callable(options) else None
+    reader = None if rows is None else transcripts_from_rows(rows, MEMORY, read_options(config, choose))
     if out is not None:
-        run = score_run(find_inputs(config, Path(out), resume=resume, reader=reader), on_progress=on_progress)
+        run = score_run(
+            find_inputs(config, Path(out), resume=resume, reader=reader, choose_options=choose), on_progress=on_progress
+        )
         return load_result(run.path)
     with tempfile.TemporaryDirectory(prefix="psyfast-") as folder:
-        run = score_run(find_inputs(config, Path(folder) / "run", reader=reader), on_progress=on_progress)
+        run = score_run(
+            find_inputs(config, Path(folder) / "run", reader=reader, choose_options=choose), on_progress=on_progress
+        )
         return load_result(run.path, keep=False)
 
 
@@ -136,6 +147,8 @@ def score_again(
     config = ScoreConfig.from_dict(manifest["config"])
     if MEMORY in config.sources:
         raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")
+    if config.options == "callable":
+        raise RunError(f"{manifest_path}: its choice sets came from a function; score it again from Python")
     # The run's own number of threads and backends give its bits; its windows are kept model by model.
     used = manifest["arithmetic"]
     backend = "reference" if set(used["operators"].values()) == {"reference"} else "auto"
@@ -168,6 +181,20 @@ def audit_transcripts(
     limit = context_length(located) if context_limit is None else context_limit
     wrapped = Tokenizer(load_tokenizer(located))
     return audit(reader, wrapped, limit, num_examples=num_examples, num_workers=num_workers)
+
+
+def audit_trials_and_options(
+    transcripts: Transcripts, *, num_examples: int = 2, read: ReadOptions | None = None
+) -> TextAudit:
+    """The trials of each study, the choice sets that `options="auto"` gives and the letters that could be others.
+
+    Counts and examples; neither a model nor a tokenizer is read.
+    """
+    sources, rows = _sources(transcripts)
+    if not sources:
+        raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
+    reader = TranscriptReader(sources, read) if rows is None else transcripts_from_rows(rows, MEMORY, read)
+    return audit_text(reader, num_examples=num_examples)
 
 
 def _sources(transcripts: Transcripts) -> tuple[tuple[str, ...], list[Any] | None]:

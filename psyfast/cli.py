@@ -24,6 +24,7 @@ from psyfast.errors import PsyfastError, RunError, RunInterruptedError, UsageErr
 
 if TYPE_CHECKING:
     from psyfast.config import OnBadRow, ScoreConfig
+    from psyfast.data.transcripts import ReadOptions
     from psyfast.store.reading import Comparison
     from psyfast.store.run_folder import RunFolder
 
@@ -85,6 +86,9 @@ Backend = Annotated[str, typer.Option(metavar="BACKEND", help="auto | reference 
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a model from the hub.")]
 DataRevision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a data set from the hub.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn.")]
+OptionsFrom = Annotated[
+    str, typer.Option("--options", metavar="SOURCE", help="Choice sets: data | auto (found where the data bring none).")
+]
 PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response's token ids and their NLLs.")]
 Workers = Annotated[int, typer.Option(metavar="N", help="Processes that tokenise, beside this one.")]
 WindowSlots = Annotated[
@@ -130,6 +134,7 @@ def score(
     revision: Revision = None,
     data_revision: DataRevision = None,
     seed: Seed = 0,
+    options: OptionsFrom = "data",
     per_token: PerToken = False,
     workers: Workers = 0,
     memory_limit: MemoryLimit = None,
@@ -145,11 +150,14 @@ def score(
     if out is None:
         raise UsageError("no folder to write to was named: give -o RUN")
     if from_manifest is not None:
-        _refuse_others(context, {"from_manifest", "out", "resume", "as_json"})
+        allowed = {"from_manifest", "out", "resume", "as_json"}
+        _refuse_others(context, allowed, "--from-manifest says itself what to score")
         _score_again(from_manifest, out, resume=resume, as_json=as_json)
         return
     from psyfast.config import ScoreConfig
 
+    if options not in ("data", "auto"):
+        raise UsageError(f"--options is '{options}', expected one of data, auto")
     config = ScoreConfig(
         models=_models(model) or (DEFAULT_MODEL,),
         sources=tuple(data or []),
@@ -163,6 +171,7 @@ def score(
         limit=limit,
         on_bad_row=cast("OnBadRow", on_bad_row),
         context_limit=context_limit,
+        options=options,
         per_token=per_token,
         isa=isa,
         share=not no_share,
@@ -202,8 +211,8 @@ def _interruptible(
         raise RunInterruptedError(message) from None
 
 
-def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
-    """A manifest says itself what to score: UsageError naming whatever else was asked for beside it."""
+def _refuse_others(context: typer.Context, allowed: set[str], because: str) -> None:
+    """UsageError naming whatever was asked for that has no bearing, and why."""
     given = [
         parameter.opts[0] if parameter.opts[0].startswith("-") else "DATA"
         for parameter in context.command.params
@@ -212,7 +221,7 @@ def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
         and str(context.get_parameter_source(parameter.name)).endswith("COMMANDLINE")
     ]
     if given:
-        raise UsageError(f"--from-manifest says itself what to score; leave out {', '.join(given)}")
+        raise UsageError(f"{because}; leave out {', '.join(given)}")
 
 
 def _score_again(manifest: Path, out: Path, *, resume: bool, as_json: bool) -> None:
@@ -304,6 +313,7 @@ def _verdict(comparison: Comparison, reasons: Sequence[str]) -> str:
 
 @app.command()
 def audit(
+    context: typer.Context,
     data: Data = None,
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", "-t", metavar="MODEL", help="A model's name; only its tokenizer is loaded.")
@@ -313,11 +323,15 @@ def audit(
     on_bad_row: OnBadRowOption = "error",
     context_limit: ContextLimit = None,
     revision: Revision = None,
+    trials: Annotated[bool, typer.Option("--trials", help="Instead: show how texts are cut into trials.")] = False,
+    options: Annotated[
+        bool, typer.Option("--options", help="Instead: show the choice sets of --options auto, and option letters.")
+    ] = False,
     examples: Annotated[int, typer.Option(metavar="N", help="Examples a study and finding.")] = 2,
     workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
-    """Show, for each study, what each protocol finds, misses, merges or truncates."""
+    """Show, for each study, what each protocol finds, misses, merges or truncates; or its trials and choice sets."""
     from psyfast.api import audit_transcripts
     from psyfast.data.transcripts import ReadOptions
     from psyfast.report.audit_table import print_audit
@@ -326,6 +340,12 @@ def audit(
         raise UsageError("no transcripts were named: give a file, a folder of studies or a data set id")
     if examples < 0:
         raise UsageError(f"--examples is {examples}, expected 0 or more")
+    read = ReadOptions(studies=_names(study), limit=limit, on_bad_row=cast("OnBadRow", on_bad_row))
+    if trials or options:
+        allowed = {"data", "study", "limit", "on_bad_row", "trials", "options", "examples", "as_json"}
+        _refuse_others(context, allowed, "--trials and --options look at the text alone")
+        _audit_text(data, read, examples, trials=trials, options=options, as_json=as_json)
+        return
     report = audit_transcripts(
         data,
         tokenizer,
@@ -333,12 +353,25 @@ def audit(
         revision=revision,
         num_examples=examples,
         num_workers=workers,
-        read=ReadOptions(studies=_names(study), limit=limit, on_bad_row=cast("OnBadRow", on_bad_row)),
+        read=read,
     )
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
     else:
         print_audit(report, _console())
+
+
+def _audit_text(
+    data: list[str], read: ReadOptions, examples: int, *, trials: bool, options: bool, as_json: bool
+) -> None:
+    from psyfast.api import audit_trials_and_options
+    from psyfast.report.text_audit_table import print_text_audit
+
+    report = audit_trials_and_options(data, num_examples=examples, read=read)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_text_audit(report, _console(), trials=trials, options=options)
 
 
 GroupBy = Annotated[

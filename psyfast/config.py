@@ -12,6 +12,7 @@ from psyfast.errors import UsageError
 PROTOCOLS = ("exact", "paper")
 LANES = ("bf16", "fp32")
 CONDITIONS = ("plain",)
+OPTION_SOURCES = ("data", "auto", "callable")
 WEIGHTS = ("auto", "resident", "streamed")
 MAX_THREADS = 1024
 OnBadRow = Literal["error", "skip"]
@@ -29,7 +30,8 @@ class ScoreConfig:
     of the whole process, in bytes or as "3GB" (None: the memory at hand). weights: `resident` in memory, `streamed`
     layer by layer, or `auto`: resident where they fit. window_slots: page slots a window may take (None: planned from the
     memory; the manifest keeps the number). num_workers: processes that tokenise (0: none beside this one). isa: the native
-    level (None: the highest here).
+    level (None: the highest here). options: where choice sets come from: the `data`, `auto` for transcripts that bring
+    none, or a `callable` that Python handed over beside this configuration.
 
     share, sparse and join_segments can be switched off for comparison, each with the same bits for more work: every
     prefix anew; every row of the last layer and of the head; short branches apart in attention.
@@ -48,6 +50,7 @@ class ScoreConfig:
     on_bad_row: OnBadRow = "error"
     context_limit: int | None = None
     conditions: tuple[str, ...] = ("plain",)
+    options: str = "data"
     per_token: bool = False
     isa: str | None = None
     share: bool = True
@@ -71,6 +74,7 @@ class ScoreConfig:
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("lane", self.lane, LANES)
         _one_of("weights", self.weights, WEIGHTS)
+        _one_of("options", self.options, OPTION_SOURCES)
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         for condition in self.conditions:
             _one_of("condition", condition, CONDITIONS)

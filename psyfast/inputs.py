@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from psyfast.config import ScoreConfig
+from psyfast.data.choice_sets import ChooseOptions, OptionSource
 from psyfast.data.transcripts import ReadOptions, TranscriptReader
 from psyfast.errors import UsageError
 from psyfast.model.load.locate import ALIASES, Located, locate
@@ -37,8 +38,10 @@ def find_inputs(
     resume: bool = False,
     repeat: Mapping[str, Any] | None = None,
     reader: TranscriptReader | None = None,
+    choose_options: ChooseOptions | None = None,
 ) -> Inputs:
-    """Find what a configuration names. reader: transcripts in memory, in place of config.sources.
+    """Find what a configuration names. reader: transcripts in memory, in place of config.sources. choose_options: the
+    function that `callable` options stand for.
 
     Raises RunError for a folder that cannot take the run, DataError and ModelError for what is not there.
     """
@@ -47,7 +50,7 @@ def find_inputs(
     old = run.read_manifest() if resume and run.is_started() else None
     if old is None:
         run.require_empty()
-    reader = reader or TranscriptReader(config.sources, read_options(config))
+    reader = reader or TranscriptReader(config.sources, read_options(config, choose_options))
     located = tuple(locate(model, config.revision) for model in config.models)
     for model_id, count in Counter(place.model_id for place in located).items():
         if count > 1:
@@ -55,10 +58,16 @@ def find_inputs(
     return Inputs(config, run, reader, located, old, repeat)
 
 
-def read_options(config: ScoreConfig) -> ReadOptions:
-    """How a configuration's transcripts are read."""
+def read_options(config: ScoreConfig, choose_options: ChooseOptions | None = None) -> ReadOptions:
+    """How a configuration's transcripts are read. choose_options: the function that its `callable` options stand for."""
+    if (config.options == "callable") != (choose_options is not None):
+        raise UsageError("options 'callable' stand for a function: give psyfast.score(options=FUNCTION) from Python")
     return ReadOptions(
-        studies=config.studies, limit=config.limit, on_bad_row=config.on_bad_row, revision=config.data_revision
+        studies=config.studies,
+        limit=config.limit,
+        on_bad_row=config.on_bad_row,
+        revision=config.data_revision,
+        options=choose_options or cast("OptionSource", config.options),
     )
 
 

@@ -176,8 +176,11 @@ DIGEST_BYTES = 16
 
 
 def transcript_digest(transcript: Transcript) -> bytes:
-    """Identifies what a transcript's results depend on: its key, text, reaction times and options. 16 bytes."""
-    parts = [*transcript.key, transcript.text_sha256, transcript.rts_ms, transcript.options]
+    """Identifies what a transcript's results depend on: its key, text, reaction times, options and trials. 16 bytes."""
+    parts: list[Any] = [*transcript.key, transcript.text_sha256, transcript.rts_ms, transcript.options]
+    # Only where there are any, so that the data of runs that knew neither keep their hash.
+    if transcript.trials is not None or transcript.uncertain_options:
+        parts += [transcript.trials, transcript.uncertain_options]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=DIGEST_BYTES).digest()
 
 

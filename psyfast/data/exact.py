@@ -23,8 +23,9 @@ def encode_exact(transcript: Transcript, tokenizer: Tokenizer, limits: Limits) -
     marked = find_responses(text)
     encoding = tokenizer.encode(text)
     option_sets = usable_sets(transcript.options, len(marked.responses))
+    uncertain = frozenset(transcript.uncertain_options)
     responses = tuple(
-        _response_tokens(response_idx, text, source, encoding, options, limits)
+        _response_tokens(response_idx, text, source, encoding, options, limits, uncertain=response_idx in uncertain)
         for response_idx, (source, options) in enumerate(zip(marked.responses, option_sets, strict=True))
     )
     splicer = Splicer(text, encoding, tokenizer)
@@ -44,6 +45,8 @@ def _response_tokens(
     encoding: Encoding,
     options: Sequence[str] | None,
     limits: Limits,
+    *,
+    uncertain: bool,
 ) -> ResponseTokens:
     if source.unbalanced:
         return ResponseTokens(response_idx, None, None, ("unbalanced_marker",))
@@ -59,7 +62,7 @@ def _response_tokens(
         return ResponseTokens(response_idx, None, None, tuple(sorted({*flags, reason})))
     if limits.passed_model_by(token_stop):
         flags.add("past_context")
-    flags |= option_flags(text[start:stop], options)
+    flags |= option_flags(text[start:stop], options, uncertain=uncertain)
     return ResponseTokens(response_idx, token_start, token_stop, tuple(sorted(flags)))
 
 

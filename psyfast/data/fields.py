@@ -26,6 +26,7 @@ WarningKind = Literal[
     "rt_negative",
     "options_count_mismatch",
     "options_single",
+    "trial_count_mismatch",
     "persona_unreadable",
     "persona_conflict",
     "extra_nonfinite",
@@ -71,6 +72,7 @@ def read_transcript(row: RawRow) -> tuple[Transcript, Warnings]:
         source_row=row.row_idx,
         num_responses=num_responses,
         text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        trials=read_trials(row.value.get("trial"), num_responses, warnings),
     )
     return transcript, +warnings
 
@@ -89,9 +91,17 @@ def check_transcript(transcript: Transcript) -> Warnings:
     num_responses = len(marked.responses)
     if transcript.num_responses != num_responses:
         raise FieldError("num_responses", f"got {transcript.num_responses}, expected the text's {num_responses}")
-    for field, items in (("rts_ms", transcript.rts_ms), ("options", transcript.options)):
+    by_response = {"rts_ms": transcript.rts_ms, "options": transcript.options, "trials": transcript.trials}
+    for field, items in by_response.items():
         if items is not None and len(items) != num_responses:
             raise FieldError(field, f"got {len(items)} entries, expected one for each of {num_responses} responses")
+    for position, number in enumerate(transcript.trials or ()):
+        _trial_number("trials", number, position)
+    for response_idx in transcript.uncertain_options:
+        if not 0 <= response_idx < num_responses:
+            raise FieldError(
+                "uncertain_options", f"got {response_idx}, expected indices of the {num_responses} responses"
+            )
     if transcript.text_sha256 != hashlib.sha256(transcript.text.encode()).hexdigest():
         raise FieldError("text_sha256", "is not that of the text; make it anew when the text is changed")
     return _text_warnings(marked)
@@ -241,6 +251,34 @@ def _option(item: Any, where: str) -> str:
         reason = f"got the option {describe(option)}{where}"
         raise FieldError("options", f"{reason}, expected the answer without {OPEN_MARKER} and {CLOSE_MARKER}")
     return _encodable("options", option)
+
+
+# --- trials
+
+
+def read_trials(value: Any, num_responses: int, warnings: Warnings) -> tuple[float, ...] | None:
+    """The number of each response's trial; None as a whole where there are none or their number is another one.
+
+    A single number is a list of one. The field stays among the others (`extra`) as it came.
+    """
+    if is_missing(value) or value == []:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list):
+        raise FieldError("trial", f"got {describe(value)}, expected a list of numbers, one a response")
+    numbers = tuple(_trial_number("trial", item, position) for position, item in enumerate(value))
+    if len(numbers) != num_responses:
+        warnings["trial_count_mismatch"] += 1
+        return None
+    return numbers
+
+
+def _trial_number(field: str, item: Any, position: int) -> float:
+    # No trial's number is beyond 2⁵³, where whole numbers are told apart no more.
+    if isinstance(item, bool) or not isinstance(item, (int, float)) or not -(2**53) <= item <= 2**53:
+        raise FieldError(field, f"got {describe(item)} at position {position}, expected finite numbers, one a response")
+    return item
 
 
 # --- persona and everything else

@@ -28,11 +28,13 @@ def needs_terminator(options: Sequence[str]) -> bool:
     return any(longer.startswith(shorter) for shorter, longer in permutations(options, 2))
 
 
-def option_flags(response: str, options: Sequence[str] | None) -> set[str]:
-    """Flags that a scored response has for its choice set."""
+def option_flags(response: str, options: Sequence[str] | None, *, uncertain: bool = False) -> set[str]:
+    """Flags that a scored response has for its choice set. uncertain: the text never names the set."""
     if options is None:
         return set()
     flags = {"terminated"} if needs_terminator(options) else set()
+    if uncertain:
+        flags.add("options_uncertain")
     if response not in options:
         flags.add("not_in_options")
     return flags

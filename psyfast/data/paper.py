@@ -84,8 +84,10 @@ def encode_paper(transcript: Transcript, tokenizer: Tokenizer, limits: Limits) -
     scan = scan_text(text, tokenizer)
     sources = scan.marked.responses
     option_sets = usable_sets(transcript.options, len(sources))
+    uncertain = frozenset(transcript.uncertain_options)
     responses = tuple(
-        _response_tokens(response_idx, text, scan, options, limits) for response_idx, options in enumerate(option_sets)
+        _response_tokens(response_idx, text, scan, options, limits, uncertain=response_idx in uncertain)
+        for response_idx, options in enumerate(option_sets)
     )
     splicer = Splicer(scan.cleaned.text, scan.encoding, tokenizer)
     markers = _marker_ids(tokenizer)
@@ -140,7 +142,13 @@ def _find(ids: Sequence[int], wanted: Sequence[int], start: int) -> int | None:
 
 
 def _response_tokens(
-    response_idx: int, text: str, scan: PaperScan, options: Sequence[str] | None, limits: Limits
+    response_idx: int,
+    text: str,
+    scan: PaperScan,
+    options: Sequence[str] | None,
+    limits: Limits,
+    *,
+    uncertain: bool,
 ) -> ResponseTokens:
     source = scan.marked.responses[response_idx]
     flags = {"unbalanced_marker"} if source.unbalanced else set()
@@ -158,7 +166,7 @@ def _response_tokens(
     if limits.passed_by(span.token_stop):
         flags.add("past_context")
     start, stop = source.trimmed(text)
-    flags |= option_flags(text[start:stop], options)
+    flags |= option_flags(text[start:stop], options, uncertain=uncertain)
     return ResponseTokens(response_idx, span.token_start, span.token_stop, tuple(sorted(flags)))
 
 

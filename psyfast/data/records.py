@@ -44,7 +44,8 @@ class Transcript:
     has none or their number differs from that of the responses. options: one choice set a response (None where it has
     none); None as a whole where the data has no `options`. persona: the fields of PERSONA_FIELDS that are known.
     extra: JSON object of every other field, as it came. source_row: 0-based number of the row in source_file, blank
-    lines aside.
+    lines aside. trials: the number of each response's trial, as the data counts them; None where it has no `trial`.
+    uncertain_options: responses (by index) whose choice set the text never names.
     """
 
     study: str
@@ -59,6 +60,8 @@ class Transcript:
     source_row: int
     num_responses: int
     text_sha256: str
+    trials: tuple[float, ...] | None = None
+    uncertain_options: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:

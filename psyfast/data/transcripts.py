@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from psyfast.data.choice_sets import OptionSource, with_choice_sets
 from psyfast.data.fields import Warnings, check_transcript, read_transcript, study_of
 from psyfast.data.records import Transcript
 from psyfast.data.row_tables import MemorySource
@@ -22,19 +23,22 @@ from psyfast.errors import DataError, UsageError
 @dataclass(frozen=True)
 class ReadOptions:
     """studies: only these (none: all). limit: number of transcripts in all. on_bad_row: a row that cannot be read ends
-    the reading, or is skipped and listed. revision: of data sets on the Hub.
+    the reading, or is skipped and listed. revision: of data sets on the Hub. options: where choice sets come from.
     """
 
     studies: tuple[str, ...] = ()
     limit: int | None = None
     on_bad_row: Literal["error", "skip"] = "error"
     revision: str | None = None
+    options: OptionSource = "data"
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}, expected 1 or more transcripts")
         if self.on_bad_row not in ("error", "skip"):
             raise UsageError(f"on_bad_row is '{self.on_bad_row}', expected 'error' or 'skip'")
+        if self.options not in ("data", "auto") and not callable(self.options):
+            raise UsageError(f"options is {self.options!r}, expected 'data', 'auto' or a function of a transcript")
         if not isinstance(self.studies, tuple):
             raise UsageError(f"studies is {self.studies!r}, expected a tuple of names")
 
@@ -156,6 +160,7 @@ class TranscriptReader:
             else:
                 transcript, warnings = read_transcript(row)
             keys.refuse_second(transcript, row)
+            transcript = with_choice_sets(transcript, self.options.options)
         except FieldError as error:
             raise row.error(error.field, error.reason) from None
         report.warnings.update(warnings)

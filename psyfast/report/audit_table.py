@@ -115,7 +115,7 @@ def example_lines(example: Mapping[str, Any]) -> list[Text]:
         (f"{example['protocol']} {kind}", "yellow"),
         f"{swallowed}: response {example['response_idx']} of participant {example['participant']}",
     )
-    lines = [head, Text(f"  text    {_visible(example['context'])}")]
+    lines = [head, Text(f"  text    {visible(example['context'])}")]
     if example["tokens"]:
         lines.append(_token_line(example))
     return lines
@@ -126,12 +126,12 @@ def _token_line(example: Mapping[str, Any]) -> Text:
     start, stop = example["scored_start"], example["scored_stop"]
     for token_idx, token in enumerate(example["tokens"]):
         is_scored = start is not None and start <= token_idx < stop
-        line.append(f"[{_visible(token)}]", style="bold underline" if is_scored else "dim")
+        line.append(f"[{visible(token)}]", style="bold underline" if is_scored else "dim")
     if start is None:
         line.append("  none scored", style="dim")
     return line
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Line feeds and the like as escapes, so that an example stays on its line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

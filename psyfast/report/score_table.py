@@ -48,6 +48,7 @@ WARNING_TEXTS = {
     "missing_participant": "transcripts without a participant, which got their row's number",
     "rt_count_mismatch": "transcripts whose reaction times are not one a response, and were left out",
     "options_count_mismatch": "transcripts whose option sets are not one a response, and were left out",
+    "trial_count_mismatch": "transcripts whose trial numbers are not one a response, and were left out",
     "no_responses": "transcripts without a marked response",
     "unbalanced_marker": "markers << without their >>",
     "stray_closer": "markers >> without their <<, taken as text",

@@ -18,6 +18,7 @@ _FIXED = (
     ("config.studies", "--study"),
     ("config.limit", "--limit"),
     ("config.on_bad_row", "--on-bad-row"),
+    ("config.options", "--options"),
     ("data.sha256", "the transcripts' hash"),
     ("config.protocol", "--protocol"),
     ("config.lane", "--lane"),
@@ -29,6 +30,8 @@ _FIXED = (
     ("arithmetic.isa", "the ISA level"),
 )
 
+_BEFORE = {"config.options": "data"}
+"""What runs had whose manifest was written before there was a choice."""
 
 _FIXED_BY_MODEL = (
     ("weights_sha256", "weights"),
@@ -79,6 +82,7 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], task: str) -> N
     """RunError naming both values of whatever a resumed run may not change; `task` opens the message."""
     for path, label in _FIXED:
         before, now = _at(old, path), _at(new, path)
+        before = _BEFORE.get(path) if before is None else before
         if before != now:
             raise RunError(
                 f"{task}: {label} was {_shown(before)} and is now {_shown(now)}; use what the run was started with, "
