@@ -126,7 +126,7 @@ def score(
 ) -> dict[str, Any]:
     """One run in a process of its own; its manifest."""
     out = folder / f"{weights}-{repeat}"
-    command = [sys.executable, "-m", "psyfast.cli", "score", str(data), "--model", str(model), "-o", str(out)]
+    command = [sys.executable, "-m", "psyfast", "score", str(data), "--model", str(model), "-o", str(out)]
     command += ["--threads", str(args.threads), "--weights", weights]
     before = None
     if weights == "streamed":

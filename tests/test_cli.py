@@ -28,7 +28,7 @@ def psyfast(*arguments, **environment):
     import os
 
     return subprocess.run(
-        [sys.executable, "-m", "psyfast.cli", *map(str, arguments)],
+        [sys.executable, "-m", "psyfast", *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
@@ -89,7 +89,7 @@ def test_a_study_may_be_called_like_a_folder_that_is_there(model, data, tmp_path
     study.mkdir(parents=True)
     (study / "prompts.jsonl").write_bytes(data.read_bytes())
     done = subprocess.run(
-        [sys.executable, "-m", "psyfast.cli", "audit", ".", "--study", "one", "--tokenizer", str(model)],
+        [sys.executable, "-m", "psyfast", "audit", ".", "--study", "one", "--tokenizer", str(model)],
         check=False,
         capture_output=True,
         text=True,
@@ -299,8 +299,8 @@ def test_ctrl_c_while_loading_is_one_line_and_exit_code_1(model, data, tmp_path,
         ("psyfast.inputs.find_inputs", ["score", "x.jsonl", "-o", "out"]),
         ("psyfast.doctor.diagnose", ["doctor"]),
         ("psyfast.data.sample.write_sample", ["sample", "folder"]),
-        ("psyfast.cli._Commands.parse_args", ["audit"]),
-        ("psyfast.cli._set_log_level", ["audit"]),
+        ("psyfast.cli.application.Commands.parse_args", ["audit"]),
+        ("psyfast.cli.application._set_log_level", ["audit"]),
     ],
 )
 def test_ctrl_c_in_a_command_is_one_line_and_exit_code_1(place, arguments):

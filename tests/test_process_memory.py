@@ -85,7 +85,7 @@ def test_a_process_knows_itself():
 
 
 def score(model, data, out, *more):
-    command = [sys.executable, "-m", "psyfast.cli", "score", str(data), "--model", str(model), "-o", str(out), *more]
+    command = [sys.executable, "-m", "psyfast", "score", str(data), "--model", str(model), "-o", str(out), *more]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

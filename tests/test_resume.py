@@ -57,7 +57,7 @@ def unbroken(model, data, tmp_path_factory):
 
 def command(model, data, out, *more):
     arguments = ["score", str(data), "--model", str(model), "-o", str(out), "--lane", "fp32"]
-    return [sys.executable, "-m", "psyfast.cli", *arguments, "--window-slots", "1024", "--threads", "1", *more]
+    return [sys.executable, "-m", "psyfast", *arguments, "--window-slots", "1024", "--threads", "1", *more]
 
 
 def same(one, other):

@@ -172,6 +172,10 @@ class _Names:
         sure, all_found = set(), set()
         for found in standing_alone(labels).finditer(self.text, start, stop):
             all_found.add(found.group())
-            if not stands_as_word(self.text, found.start(), self.letters, self.naming):
+            if not self._is_word(found):
                 sure.add(found.group())
         return frozenset(all_found) if len(sure) >= MIN_LABELS else None
+
+    def _is_word(self, found: re.Match[str]) -> bool:
+        """Whether a label is one letter, and an article or a pronoun here; `A lot` is neither."""
+        return len(found.group()) == 1 and stands_as_word(self.text, found.start(), self.letters, self.naming)

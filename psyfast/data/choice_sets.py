@@ -44,7 +44,7 @@ def _from_caller(value: Any, num_responses: int) -> tuple[tuple[str, ...] | None
     """What the caller's function returned, under the rules of the data's field; a wrong number is an error here."""
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Sequence):
         raise FieldError(
             "options", f"the function for options returned {describe(value)}, expected a list of options or of sets"
         )

@@ -93,18 +93,27 @@ def check_transcript(transcript: Transcript) -> Warnings:
         raise FieldError("num_responses", f"got {transcript.num_responses}, expected the text's {num_responses}")
     by_response = {"rts_ms": transcript.rts_ms, "options": transcript.options, "trials": transcript.trials}
     for field, items in by_response.items():
-        if items is not None and len(items) != num_responses:
+        if items is None:
+            continue
+        _require_tuple(field, items)
+        if len(items) != num_responses:
             raise FieldError(field, f"got {len(items)} entries, expected one for each of {num_responses} responses")
     for position, number in enumerate(transcript.trials or ()):
         _trial_number("trials", number, position)
+    _require_tuple("uncertain_options", transcript.uncertain_options)
     for response_idx in transcript.uncertain_options:
-        if not 0 <= response_idx < num_responses:
+        if type(response_idx) is not int or not 0 <= response_idx < num_responses:
             raise FieldError(
-                "uncertain_options", f"got {response_idx}, expected indices of the {num_responses} responses"
+                "uncertain_options", f"got {response_idx!r}, expected indices of the {num_responses} responses"
             )
     if transcript.text_sha256 != hashlib.sha256(transcript.text.encode()).hexdigest():
         raise FieldError("text_sha256", "is not that of the text; make it anew when the text is changed")
     return _text_warnings(marked)
+
+
+def _require_tuple(field: str, items: Any) -> None:
+    if not isinstance(items, (tuple, list)):
+        raise FieldError(field, f"got {describe(items)}, expected a tuple")
 
 
 def _text_warnings(marked: MarkedText) -> Warnings:

@@ -18,6 +18,7 @@ from psyfast.data.auto_options import find_option_sets
 from psyfast.data.letters import WORD_LETTERS, naming_words, single_letters, standing_alone, stands_as_word
 from psyfast.data.records import Transcript
 from psyfast.data.responses import find_responses
+from psyfast.errors import UsageError
 
 RefusalReason = Literal[
     "too_few_letters", "word", "after_article", "apostrophe", "abbreviation", "compound", "other_case"
@@ -87,7 +88,11 @@ def relabel(transcript: Transcript, seed: int) -> Relabelled | Refused:
 
     Every permutation is equally probable, the one that changes nothing among them, so that over participants every
     letter stands for every option alike. It depends on the seed and the transcript's key alone.
+
+    Raises UsageError where the seed is no whole number.
     """
+    if type(seed) is not int:
+        raise UsageError(f"the seed of relabel is {seed!r}, expected a whole number")
     letters = option_letters(transcript)
     positions = letter_positions(transcript, letters)
     if isinstance(positions, Refused):
@@ -121,7 +126,7 @@ def _reason_against(text: str, place: int, letters: frozenset[str], naming: froz
         return part_of
     if stands_as_word(text, place, letters, naming):
         return "word"
-    article = re.search(r"(?<!\w)([Aa]n?)[^\S\n]+$", text[max(0, place - 8) : place])
+    article = re.search(r"(?<!\w)([Aa]n?)[^\S\n]+['\"‘“]?$", text[max(0, place - 8) : place])
     return "after_article" if article is not None and article.group(1) not in letters else None
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, SupportsFloat, get_args
@@ -114,7 +114,7 @@ def _assign(
 
 def _checked(numbers: object, transcript: Transcript) -> list[float]:
     where = f"{transcript.source_file}, row {transcript.source_row}: the function for trials"
-    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+    if isinstance(numbers, (str, bytes, bytearray, Mapping, Set)) or not isinstance(numbers, Iterable):
         raise DataError(f"{where} returned {numbers!r}, expected a list of numbers, one a response")
     checked = [_number(item) for item in numbers]
     if len(checked) != transcript.num_responses:

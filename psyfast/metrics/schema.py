@@ -9,6 +9,17 @@ import polars as pl
 TEXT, COUNT, NUMBER, YES_NO = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 Schema = Mapping[str, pl.DataType]
 
+_OVER_OPTIONS = {
+    "share_of_responses": NUMBER,
+    "share_of_participants": NUMBER,
+    "is_partial": YES_NO,
+    "guess_nats": NUMBER,
+    "pseudo_r2": NUMBER,
+    "normalised_nll_nats": NUMBER,
+    "choice_accuracy": NUMBER,
+    "brier": NUMBER,
+    "ece": NUMBER,
+}
 _CELL = {"model": TEXT, "condition": TEXT}
 _SIDES = {"model_a": TEXT, "condition_a": TEXT, "model_b": TEXT, "condition_b": TEXT}
 
@@ -43,15 +54,7 @@ TABLES: dict[str, Schema] = {
         "num_scored": COUNT,
         "nll_nats": NUMBER,
         "accuracy": NUMBER,
-        "share_of_responses": NUMBER,
-        "share_of_participants": NUMBER,
-        "is_partial": YES_NO,
-        "guess_nats": NUMBER,
-        "pseudo_r2": NUMBER,
-        "normalised_nll_nats": NUMBER,
-        "choice_accuracy": NUMBER,
-        "brier": NUMBER,
-        "ece": NUMBER,
+        **_OVER_OPTIONS,
         "above_markov_nats": NUMBER,
         "beats_markov": YES_NO,
     },
@@ -92,15 +95,7 @@ TABLES: dict[str, Schema] = {
         "experiment": TEXT,
         "num_responses": COUNT,
         "num_participants": COUNT,
-        "share_of_responses": NUMBER,
-        "share_of_participants": NUMBER,
-        "is_partial": YES_NO,
-        "guess_nats": NUMBER,
-        "pseudo_r2": NUMBER,
-        "normalised_nll_nats": NUMBER,
-        "choice_accuracy": NUMBER,
-        "brier": NUMBER,
-        "ece": NUMBER,
+        **_OVER_OPTIONS,
     },
     "reliability": {
         **_CELL,

@@ -125,6 +125,11 @@ def test_a_longer_label_is_not_its_beginning() -> None:
     assert set(sets_of(text)) == {("left", "left turn")}
 
 
+def test_a_label_of_several_words_is_no_article() -> None:
+    answers = presses(",".join(["A lot", "A bit", "none"] * 4))
+    assert set(sets_of("Say A lot or A bit.\n" + answers)) == {("A bit", "A lot")}
+
+
 def test_a_set_that_the_text_never_names_is_uncertain() -> None:
     named = find_option_sets(session("Press J.\nOr F.\n" + presses(",".join("JF" * 4))))
     assert (named.uncertain, set(named.sets)) == ((), {("F", "J")})

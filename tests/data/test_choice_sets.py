@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,6 +58,7 @@ def test_a_function_decides_and_sees_the_datas_sets() -> None:
     [
         ("JF", 'the function for options returned string "JF"'),
         (3, "the function for options returned number 3"),
+        (b"JF", "expected a list of options or of sets"),
         ([["J", "F"]], "returned 1 sets, expected one for each of 21 responses"),
         ([["J", ""]] * 21, "got an empty option"),
         ([["J", "<<F>>"]] * 21, "expected the answer without << and >>"),
@@ -72,6 +74,27 @@ def test_what_a_function_must_not_return(value: Any, said: str) -> None:
 def test_another_source_is_refused() -> None:
     with pytest.raises(UsageError, match="expected 'data', 'auto' or a function"):
         ReadOptions(options="guess")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trials", 5),
+        ("trials", tuple(map(str, range(21)))),
+        ("trials", {idx: idx for idx in range(21)}),
+        ("options", 5),
+        ("uncertain_options", None),
+        ("uncertain_options", ("x",)),
+        ("uncertain_options", (1.5,)),
+        ("uncertain_options", (True,)),
+        ("uncertain_options", (21,)),
+    ],
+)
+def test_a_transcript_made_elsewhere_is_held_to_its_fields(field: str, value: Any) -> None:
+    made = replace(read("auto"), **{field: value})
+    with pytest.raises(DataError, match=f"field '{field}': got .*expected"):
+        list(transcripts_from_rows([made]))
+    assert next(iter(transcripts_from_rows([read("auto")]))).uncertain_options == tuple(range(21))
 
 
 def test_what_results_depend_on_is_in_the_digest() -> None:

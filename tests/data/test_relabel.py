@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from encoding_cases import FRAGMENTS
+from hypothesis import given
+from hypothesis import strategies as st
 from test_trials import session
 
 from psyfast.data.records import Transcript
 from psyfast.data.relabel import Refused, Relabelled, letter_positions, option_letters, relabel
 from psyfast.data.responses import find_responses
+from psyfast.errors import UsageError
 
 LINE = "You press <<{}>>. "
 
@@ -88,6 +94,7 @@ def test_letters_are_those_of_the_datas_sets_else_those_found() -> None:
         ("It is a B. " + LINE.format("B"), "AB", "after_article"),
         ("It is an F. " + LINE.format("F"), "FJ", "after_article"),
         ("An F it is. " + LINE.format("F"), "FJ", "after_article"),
+        ("Press a 'J' key. " + LINE.format("J"), "FJ", "after_article"),
         ("F's turn. " + LINE.format("F"), "FJ", "apostrophe"),
         ("I’m here. " + LINE.format("I"), "IJ", "apostrophe"),
         ("Don't. " + LINE.format("t"), "tj", "apostrophe"),
@@ -120,3 +127,29 @@ def test_any_relabelling_keeps_spans_and_comes_back() -> None:
     back = {new: old for old, new in found.mapping.items()}
     restored = "".join(back[char] if idx in found.positions else char for idx, char in enumerate(found.text))
     assert restored == TEXT
+
+
+@pytest.mark.parametrize("seed", [None, "1", 1.0, True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(UsageError, match="expected a whole number"):
+        relabel(offered(TEXT, "J", "F"), seed)
+
+
+PIECES = st.lists(
+    st.sampled_from([*FRAGMENTS, "A", "B", "b", "a B", "B's", "Box A ", "B or A", "\n", " "]), max_size=30
+)
+
+
+@given(PIECES, st.integers())
+def test_any_text_is_refused_for_an_occurrence_or_exchanged_letter_by_letter(pieces: list[str], seed: int) -> None:
+    text = "".join(pieces)
+    transcript = offered(text + "<<A>>", "A", "B")
+    text, found = transcript.text, relabel(transcript, seed)
+    if isinstance(found, Refused):
+        assert found.char_idx is not None and text[found.char_idx] == found.letter in {"A", "B", "a", "b"}
+        return
+    alone = [m.start() for m in re.finditer(r"(?<!\w)[AB](?![\w\u0300-\u036f])", text)]
+    assert list(found.positions) == alone and sorted(found.mapping) == sorted(found.mapping.values()) == ["A", "B"]
+    expected = [found.mapping[char] if idx in alone else char for idx, char in enumerate(text)]
+    assert found.text == "".join(expected)
+    assert [(r.char_start, r.char_stop) for r in find_responses(found.text).responses] == list(found.char_spans)
