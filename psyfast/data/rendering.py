@@ -92,14 +92,21 @@ Piece = str | tuple[int, int]
 
 
 class Source:
-    """A transcript's text with its responses found, from which a condition cuts what it shows."""
+    """A transcript's text with its responses found, from which a condition cuts what it shows.
+
+    option_sets: the choice set of each response, in the source's letters; uncertain: those never named in the text.
+    """
 
     def __init__(self, transcript: Transcript) -> None:
         self.transcript = transcript
         self.responses = find_responses(transcript.text).responses
         self.option_sets = usable_sets(transcript.options, len(self.responses))
-        self._uncertain = frozenset(transcript.uncertain_options)
+        self.uncertain = frozenset(transcript.uncertain_options)
         self._opened = [source.char_start - len(OPEN_MARKER) for source in self.responses]
+
+    def whole(self) -> RenderedText:
+        """The source text, every response marked."""
+        return self.join([(0, len(self.transcript.text))])
 
     def _end(self, response_idx: int) -> int:
         """Where a response ends in the source, its close marker included."""
@@ -145,7 +152,7 @@ class Source:
                             unbalanced=source.unbalanced,
                             is_scored=scored is None or response_idx in scored,
                             options=self.option_sets[response_idx],
-                            options_uncertain=response_idx in self._uncertain,
+                            options_uncertain=response_idx in self.uncertain,
                         )
                     )
                 elif not source.unbalanced:
