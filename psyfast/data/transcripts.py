@@ -123,7 +123,7 @@ class TranscriptReader:
         self.report = ReadReport(passed_over=self._passed_over)
         self._split: TestSplit | None = None
         if self.options.subset is not None:
-            _refuse_split_sources([source.name for source in self._sources])
+            _refuse_split_sources([str(source) for source in named if isinstance(source, (str, Path))])
 
     def __iter__(self) -> Iterator[Transcript]:
         self.report = report = ReadReport(passed_over=self._passed_over)

@@ -36,12 +36,13 @@ def render_chat(transcript: Transcript, setting: Setting) -> Rendering | LeftOut
     """The conversation under the setting's template; left out where the template refuses it."""
     template = setting.template
     assert template is not None, "the condition 'chat' is rendered for a model"
+    template.require_turns()
     source = Source(transcript)
     turns, unscored = _exact_turns(source) if setting.protocol is Protocol.EXACT else _paper_turns(source)
     if not any(turn.response_idx is not None for turn in turns):
         return LeftOut("no_responses")
     try:
-        text = _rendered(source, turns, template)
+        text = _rendered(source, turns, template, notes_trimmed=setting.protocol is Protocol.EXACT)
     except TemplateRefusal:
         return LeftOut("template_refused")
     return Rendering((text,), unscored=unscored, details={"template_sha256": template.sha256})
@@ -113,8 +114,11 @@ def _why_unscored(source: Source, response_idx: int, cleaned: CleanedText) -> tu
     return tuple(sorted(flags))
 
 
-def _rendered(source: Source, turns: Sequence[_Turn], template: ChatTemplate) -> RenderedText:
-    """The template's text with the responses in it. Raises TemplateRefusal, and ModelError where one is lost."""
+def _rendered(source: Source, turns: Sequence[_Turn], template: ChatTemplate, *, notes_trimmed: bool) -> RenderedText:
+    """The template's text with the responses in it; where the template strips them, that is noted as `trimmed`.
+
+    Raises TemplateRefusal, and ModelError where a response is lost.
+    """
     answers = [turn for turn in turns if turn.response_idx is not None]
     signs = signs_for(source.transcript.text, len(answers))
     sign_of = {turn.response_idx: sign for turn, sign in zip(answers, signs, strict=True)}
@@ -130,21 +134,23 @@ def _rendered(source: Source, turns: Sequence[_Turn], template: ChatTemplate) ->
         content = turn.content.strip() if template.strips else turn.content
         parts += [text[start:place], content]
         length += place - start
-        responses.append(_response(source, turn, (length, length + len(content)), template))
+        flags = ("trimmed",) if notes_trimmed and content != turn.content else ()
+        responses.append(_response(source, turn, (length, length + len(content)), template, flags))
         length += len(content)
         start = place + len(sign)
     parts.append(text[start:])
     return RenderedText("".join(parts), tuple(responses), template.turns)
 
 
-def _response(source: Source, turn: _Turn, char_span: tuple[int, int], template: ChatTemplate) -> RenderedResponse:
+def _response(
+    source: Source, turn: _Turn, char_span: tuple[int, int], template: ChatTemplate, flags: tuple[str, ...]
+) -> RenderedResponse:
     assert turn.response_idx is not None
-    stripped = template.strips and turn.content != turn.content.strip()
     return RenderedResponse(
         turn.response_idx,
         *char_span,
         options=source.option_sets[turn.response_idx],
         options_uncertain=turn.response_idx in source.uncertain,
         close=template.turns.close,
-        flags=("trimmed",) if stripped else (),
+        flags=flags,
     )

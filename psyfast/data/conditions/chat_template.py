@@ -41,7 +41,7 @@ class ChatTemplate:
         """The conversation as one text. Raises TemplateRefusal."""
         try:
             return self.render_messages(list(messages))
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:  # what a template raises, and what it stumbles over
             raise TemplateRefusal(f"{type(error).__name__}: {error}") from error
 
     @cached_property
@@ -62,6 +62,10 @@ class ChatTemplate:
             text[places[0] + len(question) : places[1]],
             text[places[1] + len(answer) : places[2]],
         )
+
+    def require_turns(self) -> None:
+        """ModelError for a template under which no response can be found."""
+        _ = self.turns
 
     def with_signs(self, messages: Sequence[Message], signs: Sequence[str]) -> tuple[str, list[int]]:
         """The conversation, and where each sign stands in it. ModelError if one is missing, moved or doubled."""

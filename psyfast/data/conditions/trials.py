@@ -15,10 +15,12 @@ Where several trials stand in one text, those before its last are its past; the 
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from psyfast.data.conditions.condition import Setting
 from psyfast.data.records import Transcript
-from psyfast.data.rendering import LeftOut, RenderedText, Rendering, Source
-from psyfast.data.trials import Trials, find_trials
+from psyfast.data.rendering import LeftOut, Rendering, Source
+from psyfast.data.trials import find_trials
 
 
 def render_no_instructions(transcript: Transcript, setting: Setting) -> Rendering | LeftOut:
@@ -38,12 +40,13 @@ def render_history(num_before: int, transcript: Transcript, setting: Setting) ->
     if not trials.num_trials:
         return LeftOut("no_trials")
     source = Source(transcript)
+    responses_of: dict[int, list[int]] = defaultdict(list)
+    for response_idx, trial_idx in enumerate(trials.trial_of_response):
+        responses_of[trial_idx].append(response_idx)
     last_of_first = min(num_before, trials.num_trials - 1)
     texts = [source.join([(0, trials.char_spans[last_of_first][1])])]
-    texts += [_text(source, trials, trial_idx, num_before) for trial_idx in range(last_of_first + 1, trials.num_trials)]
+    texts += [
+        source.join(trials.shown_with(trial_idx - num_before, trial_idx), scored=frozenset(responses_of[trial_idx]))
+        for trial_idx in range(last_of_first + 1, trials.num_trials)
+    ]
     return Rendering(tuple(texts), details={"trial_rule": trials.rule, "num_trials": trials.num_trials})
-
-
-def _text(source: Source, trials: Trials, trial_idx: int, num_before: int) -> RenderedText:
-    of_trial = [idx for idx, its_trial in enumerate(trials.trial_of_response) if its_trial == trial_idx]
-    return source.join(trials.shown_with(trial_idx - num_before, trial_idx), scored=frozenset(of_trial))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from psyfast.errors import ModelError
@@ -11,12 +12,25 @@ from psyfast.model.load.tokenizer import load_tokenizer
 
 Messages = list[dict[str, str]]
 
+TODAY = (2024, 7, 26)
+"""The day that templates are told: some write it into the prompt, and a run must be the same on every day. It is what
+Llama's templates say where they know no date.
+"""
+
+
+_REPLACEMENTS = "".join(
+    f"|replace('{directive}', '{datetime(*TODAY).strftime(directive)}')"
+    for directive in ("%d", "%-d", "%e", "%b", "%B", "%m", "%Y", "%y", "%a", "%A", "%j", "%H", "%I", "%p", "%M", "%S")
+)
+PRELUDE = "{%- macro strftime_now(format) -%}{{ format" + _REPLACEMENTS + " }}{%- endmacro -%}"
+"""Goes before a template: its own `strftime_now` comes before the one of transformers, which reads the clock."""
+
 
 def load_chat_template(located: Located) -> tuple[str, Callable[[Messages], str]]:
     """The Jinja source of a model's chat template, and the function from messages to text under it.
 
-    No generation prompt is added, and templates that know `enable_thinking` are told False. The function raises
-    jinja2.TemplateError. Raises ModelError where the model has no template.
+    No generation prompt is added, templates that know `enable_thinking` are told False, and those that ask for the day
+    are told TODAY. The function raises jinja2.TemplateError. Raises ModelError where the model has no template.
     """
     tokenizer = _gguf_tokenizer(located) if located.kind == "gguf" else load_tokenizer(located)
     source = _source(getattr(tokenizer, "chat_template", None))
@@ -28,7 +42,11 @@ def load_chat_template(located: Located) -> tuple[str, Callable[[Messages], str]
 
     def render(messages: Messages) -> str:
         text: str = tokenizer.apply_chat_template(
-            messages, chat_template=source, tokenize=False, add_generation_prompt=False, enable_thinking=False
+            messages,
+            chat_template=PRELUDE + source,
+            tokenize=False,
+            add_generation_prompt=False,
+            enable_thinking=False,
         )
         return text
 
