@@ -95,7 +95,7 @@ def model_shape(traits: Traits) -> ModelShape:
         num_kv_heads=traits.num_kv_heads,
         head_dim=traits.head_dim,
         vocab_size=traits.vocab_size,
-        windows=(None,) * traits.num_layers,
+        windows=traits.windows,
     )
 
 

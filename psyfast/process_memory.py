@@ -9,7 +9,7 @@ import torch
 
 from psyfast.config import ScoreConfig
 from psyfast.footprint import model_sizes
-from psyfast.model.load.assembly import EMBEDDING
+from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.streamed import READ_AHEAD
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.traits import Traits

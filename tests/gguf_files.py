@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psyfast.model.families import FAMILIES
 from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.tensors import SafetensorsFiles
 from psyfast.model.traits import Traits
@@ -62,27 +63,38 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], *, strings: Mapping[st
     return path
 
 
-def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32") -> None:
-    """A Hugging Face folder's model, q and k rows in GGUF's order; matrices as F32 or Q8_0."""
+def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32", **said: Any) -> None:
+    """A Hugging Face folder's model as llama.cpp stores its architecture; matrices as F32 or Q8_0.
+
+    said: more of its keys, as GGUFWriter's `add_…` methods name them.
+    """
     import gguf
 
+    family = next(family for family in FAMILIES if family.architecture == traits.family)
     files = SafetensorsFiles(folder)
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), family.gguf_architecture)
     writer.add_block_count(traits.num_layers)
     writer.add_context_length(traits.max_positions)
     writer.add_embedding_length(traits.hidden_size)
     writer.add_feed_forward_length(traits.intermediate_size)
     writer.add_head_count(traits.num_heads)
     writer.add_head_count_kv(traits.num_kv_heads)
+    writer.add_key_length(traits.head_dim)
     writer.add_layer_norm_rms_eps(traits.norm_eps)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, traits.num_layers)
+    writer.add_rope_freq_base(traits.kinds[traits.kind_of_layer[-1]].rope.base)
+    for name, value in said.items():
+        getattr(writer, f"add_{name}")(value)
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_architecture)
+    names = gguf.get_tensor_name_map(architecture, traits.num_layers)
     for name in expected_shapes(traits):
         value = files.read(name).float()
-        if "q_proj" in name or "k_proj" in name:
+        if family.gguf_pairs and ("q_proj" in name or "k_proj" in name):  # the two of a rotary pair side by side
             heads = traits.num_heads if "q_proj" in name else traits.num_kv_heads
-            value = value.reshape(heads, 2, -1, value.shape[-1]).transpose(1, 2).reshape(value.shape)
+            value = value.reshape(heads, 2, -1, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
+        if traits.unit_offset and "norm" in name:
+            value = value + 1
         array = value.contiguous().numpy()
-        theirs = names.get_name(name, try_suffixes=(".weight",))
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if kind == "Q8_0" and array.ndim == 2:
             quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
             writer.add_tensor(theirs, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)

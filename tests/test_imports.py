@@ -21,7 +21,9 @@ LAYERS = [
     {"rows", "inputs", "process_memory"},
     {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
     {"model.decoder"},
-    {"plan", "model.traits", "ops", "kernels"},
+    {"plan", "model.families", "ops", "kernels"},
+    {"model.traits"},
+    {"model.rope"},
     {"errors", "study"},
 ]
 
@@ -29,9 +31,11 @@ LAYERS = [
 ALLOWED = {
     "engine": {"plan", "model.traits", "model.decoder", "ops"},
     "footprint": {"plan", "model.traits", "ops"},
-    "model.load": {"model.traits", "ops", "errors"},
+    "model.load": {"model.families", "model.traits", "model.rope", "ops", "errors"},
     "model.decoder": {"ops"},
-    "model.traits": set(),
+    "model.families": {"model.traits"},
+    "model.traits": {"model.rope"},
+    "model.rope": set(),
     "plan": {"errors"},
     "ops": {"kernels", "errors"},
     "data": {"errors", "study"},
@@ -44,7 +48,17 @@ ALLOWED = {
     "study": set(),
 }
 
-CORE = {"engine", "footprint", "plan", "model.traits", "model.decoder", "ops", "kernels"}
+CORE = {
+    "engine",
+    "footprint",
+    "plan",
+    "model.families",
+    "model.traits",
+    "model.rope",
+    "model.decoder",
+    "ops",
+    "kernels",
+}
 CORE_LIBRARIES = {"torch", "numpy"}
 WITHOUT_TORCH = ("metrics", "report", "store", "cli")
 

@@ -85,9 +85,13 @@ class RopeTables:
 
 @dataclass(frozen=True)
 class AttnInWeights:
-    """Norm, fused projection [(H + 2K)·E, D] of queries, keys and values (in this order), its bias, per-head norms."""
+    """Norm, fused projection [(H + 2K)·E, D] of queries, keys and values (in this order), its bias, norms of q and k.
 
-    norm: Norm
+    norm_heads_together: q_norm and k_norm are of a row's query heads (weight [H·E]) and key heads [K·E] as a whole; else
+    of each head alone [E]. Without a norm x is projected as it is.
+    """
+
+    norm: Norm | None
     qkv_proj: Matrix
     bias: Tensor | None
     num_heads: int
@@ -96,6 +100,7 @@ class AttnInWeights:
     rope: Rope | None
     q_norm: Norm | None = None
     k_norm: Norm | None = None
+    norm_heads_together: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,9 +127,9 @@ class AttnOutWeights:
 
 @dataclass(frozen=True)
 class MlpWeights:
-    """Norm, fused gate and up projection [2F, D] (gate first), down projection [D, F], activation, post-norm."""
+    """Norm or none, fused gate and up projection [2F, D] (gate first), down projection [D, F], activation, post-norm."""
 
-    norm: Norm
+    norm: Norm | None
     gate_up_proj: Matrix
     down_proj: Matrix
     activation: str = "silu"

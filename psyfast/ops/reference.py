@@ -53,6 +53,10 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps) * scale
 
 
+def _normed(x: Tensor, norm: Norm | None) -> Tensor:
+    return x if norm is None else rms_norm(x, norm)
+
+
 def rotate(x_THE: Tensor, positions_T: Tensor, rope: Rope) -> Tensor:
     """Rotary embedding (Su et al. 2021) with the pairs (i, i + half), angles in fp32 as the models were trained."""
     angles = positions_T.to(rope.inv_freq.dtype)[:, None] * rope.inv_freq
@@ -82,15 +86,15 @@ def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane, r
     flat_k, flat_v = pages.k.view(-1, K, E), pages.v.view(-1, K, E)
     qkv_proj = operand(in_memory(weights.qkv_proj), lane)
     for rows in _chunks(x_TD.shape[0]):
-        qkv = linear(rms_norm(x_TD[rows], weights.norm), qkv_proj, lane)
+        qkv = linear(_normed(x_TD[rows], weights.norm), qkv_proj, lane)
         if weights.bias is not None:
             qkv = qkv + weights.bias.to(qkv.dtype)
         q, k, v = qkv.split([H * E, K * E, K * E], dim=-1)
+        if weights.norm_heads_together:
+            q, k = _normed(q, weights.q_norm), _normed(k, weights.k_norm)
         q, k, v = q.unflatten(-1, (H, E)), k.unflatten(-1, (K, E)), v.unflatten(-1, (K, E))
-        if weights.q_norm is not None:
-            q = rms_norm(q, weights.q_norm)
-        if weights.k_norm is not None:
-            k = rms_norm(k, weights.k_norm)
+        if not weights.norm_heads_together:
+            q, k = _normed(q, weights.q_norm), _normed(k, weights.k_norm)
         if weights.rope is not None:
             positions = pages.positions_T[rows]
             q, k = rotate(q, positions, weights.rope), rotate(k, positions, weights.rope)
@@ -162,7 +166,7 @@ def attn_out(o: Tensor, x_TD: Tensor, weights: AttnOutWeights, *, lane: Lane) ->
         y = linear(o[rows], o_proj, lane)
         if weights.bias is not None:
             y = y + weights.bias.to(y.dtype)
-        x_TD[rows] += y if weights.post_norm is None else rms_norm(y, weights.post_norm)
+        x_TD[rows] += _normed(y, weights.post_norm)
 
 
 def mlp(x_TD: Tensor, weights: MlpWeights, *, lane: Lane) -> None:
@@ -171,9 +175,8 @@ def mlp(x_TD: Tensor, weights: MlpWeights, *, lane: Lane) -> None:
     gate_up_proj = operand(in_memory(weights.gate_up_proj), lane)
     down_proj = operand(in_memory(weights.down_proj), lane)
     for rows in _chunks(x_TD.shape[0]):
-        gate, up = linear(rms_norm(x_TD[rows], weights.norm), gate_up_proj, lane).chunk(2, dim=-1)
-        y = linear(activation(gate) * up, down_proj, lane)
-        x_TD[rows] += y if weights.post_norm is None else rms_norm(y, weights.post_norm)
+        gate, up = linear(_normed(x_TD[rows], weights.norm), gate_up_proj, lane).chunk(2, dim=-1)
+        x_TD[rows] += _normed(linear(activation(gate) * up, down_proj, lane), weights.post_norm)
 
 
 def _chunks(num_rows: int) -> Iterator[slice]:

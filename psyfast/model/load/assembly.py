@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from psyfast.model.load.checks import check_tensors
+from psyfast.model.load.names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    NORM_NAMES,
+    gate_up_names,
+    layer_prefix,
+    qkv_names,
+)
 from psyfast.model.load.tensors import TensorFiles
+from psyfast.model.rope import RopeTraits
 from psyfast.model.traits import Traits
 from psyfast.ops.records import (
     AttentionParams,
@@ -24,7 +34,6 @@ from psyfast.ops.records import (
     Rope,
 )
 
-EMBEDDING = "model.embed_tokens.weight"
 CHECKED_ROWS = 4096
 
 
@@ -38,10 +47,14 @@ class Assembler:
         """Raises ModelError where the files do not hold the model that the traits describe."""
         check_tensors(files, traits, where)
         self._files, self._traits, self._lane, self._device = files, traits, lane, device
-        rope = traits.rope
-        if "rope_freqs.weight" in files.shapes:
-            rope = replace(rope, kind="factors", factors=tuple(files.read("rope_freqs.weight").tolist()))
-        self._rope = Rope(rope.inv_freq(traits.head_dim).to(device))
+        ropes = {kind.rope for kind in traits.kinds if kind.rope is not None}
+        self._ropes = {rope: self._rope(rope) for rope in ropes}
+
+    def _rope(self, rope: RopeTraits) -> Rope:
+        if "rope_freqs.weight" in self._files.shapes:
+            factors = tuple(self._files.read("rope_freqs.weight").tolist())
+            rope = replace(rope, kind="factors", factors=factors)
+        return Rope(rope.inv_freq(self._traits.head_dim).to(self._device), rope.attention_scale)
 
     def matrix(self, *names: str) -> DeferredMatrix:
         """Matrices of equal width, one above the other."""
@@ -73,39 +86,51 @@ class Assembler:
 
     def norm(self, name: str) -> Norm:
         """An RMSNorm."""
-        return Norm(self.vector(name + ".weight"), self._traits.norm_eps)
+        return Norm(self.vector(name + ".weight"), self._traits.norm_eps, self._traits.unit_offset)
 
     def layer(self, layer_idx: int) -> LayerWeights:
         """A layer: its vectors, and its matrices to be read."""
-        traits, layer = self._traits, f"model.layers.{layer_idx}."
-        qkv = [f"{layer}self_attn.{name}_proj" for name in "qkv"]
+        traits, layer = self._traits, layer_prefix(self._traits, layer_idx)
+        kind = traits.kinds[traits.kind_of_layer[layer_idx]]
+        norms = [None if name is None else self.norm(layer + name) for name in NORM_NAMES[traits.norms]]
+        attn_in_norm, attn_out_norm, mlp_in_norm, mlp_out_norm = norms
         return LayerWeights(
-            attn_in=AttnInWeights(
-                norm=self.norm(layer + "input_layernorm"),
-                qkv_proj=self.matrix(*(name + ".weight" for name in qkv)),
-                bias=self.vector(*(name + ".bias" for name in qkv)) if traits.qkv_bias else None,
-                num_heads=traits.num_heads,
-                num_kv_heads=traits.num_kv_heads,
-                head_dim=traits.head_dim,
-                rope=self._rope,
-            ),
-            attention=AttentionParams(scale=traits.head_dim**-0.5),
+            attn_in=self._attn_in(layer, attn_in_norm, None if kind.rope is None else self._ropes[kind.rope]),
+            attention=AttentionParams(traits.attention_scale, kind.window, traits.attention_soft_cap),
             attn_out=AttnOutWeights(
                 o_proj=self.matrix(layer + "self_attn.o_proj.weight"),
                 bias=self.vector(layer + "self_attn.o_proj.bias") if traits.o_bias else None,
+                post_norm=attn_out_norm,
             ),
             mlp=MlpWeights(
-                norm=self.norm(layer + "post_attention_layernorm"),
-                gate_up_proj=self.matrix(layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight"),
+                norm=mlp_in_norm,
+                gate_up_proj=self.matrix(*(name + ".weight" for name in gate_up_names(traits, layer))),
                 down_proj=self.matrix(layer + "mlp.down_proj.weight"),
                 activation=traits.activation,
+                post_norm=mlp_out_norm,
             ),
+        )
+
+    def _attn_in(self, layer: str, norm: Norm | None, rope: Rope | None) -> AttnInWeights:
+        traits, qkv = self._traits, qkv_names(self._traits, layer)
+        has_norms = traits.qk_norm is not None
+        return AttnInWeights(
+            norm=norm,
+            qkv_proj=self.matrix(*(name + ".weight" for name in qkv)),
+            bias=self.vector(*(name + ".bias" for name in qkv)) if traits.qkv_bias else None,
+            num_heads=traits.num_heads,
+            num_kv_heads=traits.num_kv_heads,
+            head_dim=traits.head_dim,
+            rope=rope,
+            q_norm=self.norm(layer + "self_attn.q_norm") if has_norms else None,
+            k_norm=self.norm(layer + "self_attn.k_norm") if has_norms else None,
+            norm_heads_together=traits.qk_norm == "projection",
         )
 
     def head(self) -> HeadWeights:
         """Final norm and LM head, to be read."""
-        name = EMBEDDING if self._traits.tied_head else "lm_head.weight"
-        return HeadWeights(self.norm("model.norm"), self.matrix(name))
+        name = EMBEDDING if self._traits.tied_head else HEAD
+        return HeadWeights(self.norm(FINAL_NORM), self.matrix(name), soft_cap=self._traits.logit_soft_cap)
 
     def embedding(self) -> Embedding:
         """The rows of tokens. Reads all of them once, to refuse NaN before any work, unless they are the head's."""
@@ -113,7 +138,7 @@ class Assembler:
             rows = self.matrix(EMBEDDING)
             for start in range(0, rows.shape[0], CHECKED_ROWS):
                 rows.read(start, min(start + CHECKED_ROWS, rows.shape[0]))
-        return Embedding(self._files, self._dtype(EMBEDDING), self._device)
+        return Embedding(self._files, self._dtype(EMBEDDING), self._device, self._traits.embedding_scale)
 
 
 class Embedding:
@@ -122,11 +147,11 @@ class Embedding:
     A batch of thousands of tokens has hundreds of different ones, so this costs milliseconds a batch.
     """
 
-    def __init__(self, files: TensorFiles, dtype: torch.dtype, device: torch.device) -> None:
-        self._files, self.dtype, self._device = files, dtype, device
+    def __init__(self, files: TensorFiles, dtype: torch.dtype, device: torch.device, scale: float = 1.0) -> None:
+        self._files, self.dtype, self._device, self._scale = files, dtype, device, scale
 
     def rows(self, token_ids_T: Tensor) -> Tensor:
-        """x_TD, fp32, of values in `dtype`."""
+        """x_TD, fp32, of values in `dtype`, times the model's scale."""
         token_ids, place_T = token_ids_T.cpu().unique(return_inverse=True)
-        values = self._files.gather(EMBEDDING, token_ids).to(self.dtype).float()
+        values = self._files.gather(EMBEDDING, token_ids).to(self.dtype).float() * self._scale
         return values[place_T].to(self._device)

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 from psyfast.errors import ModelError
+from psyfast.model.families import FAMILIES
+from psyfast.model.load.names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    NORM_NAMES,
+    gate_up_names,
+    layer_prefix,
+    needless,
+    qkv_names,
+)
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.traits import Traits
 
+Shapes = dict[str, tuple[int, ...]]
 
-def expected_shapes(traits: Traits) -> dict[str, tuple[int, ...]]:
+
+def expected_shapes(traits: Traits) -> Shapes:
     """Every tensor that a model of these traits has, by its Hugging Face name."""
-    D, F, V = traits.hidden_size, traits.intermediate_size, traits.vocab_size
-    HE, KE = traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,)}
+    D, V = traits.hidden_size, traits.vocab_size
+    shapes: Shapes = {EMBEDDING: (V + traits.num_extra_rows, D), FINAL_NORM + ".weight": (D,)}
     if not traits.tied_head:
-        shapes["lm_head.weight"] = (V, D)
+        shapes[HEAD] = (V, D)
     for layer_idx in range(traits.num_layers):
-        layer = f"model.layers.{layer_idx}."
-        shapes[layer + "input_layernorm.weight"] = (D,)
-        shapes[layer + "post_attention_layernorm.weight"] = (D,)
-        for name, rows in (("q_proj", HE), ("k_proj", KE), ("v_proj", KE)):
-            shapes[f"{layer}self_attn.{name}.weight"] = (rows, D)
-            if traits.qkv_bias:
-                shapes[f"{layer}self_attn.{name}.bias"] = (rows,)
-        shapes[layer + "self_attn.o_proj.weight"] = (D, HE)
-        if traits.o_bias:
-            shapes[layer + "self_attn.o_proj.bias"] = (D,)
-        shapes[layer + "mlp.gate_proj.weight"] = (F, D)
-        shapes[layer + "mlp.up_proj.weight"] = (F, D)
-        shapes[layer + "mlp.down_proj.weight"] = (D, F)
+        layer = layer_prefix(traits, layer_idx)
+        shapes |= {f"{layer}{norm}.weight": (D,) for norm in NORM_NAMES[traits.norms] if norm is not None}
+        shapes |= _attention_shapes(traits, layer) | _mlp_shapes(traits, layer)
     return shapes
+
+
+def _attention_shapes(traits: Traits, layer: str) -> Shapes:
+    D, E = traits.hidden_size, traits.head_dim
+    HE, KE = traits.num_heads * E, traits.num_kv_heads * E
+    shapes: Shapes = {f"{layer}self_attn.o_proj.weight": (D, HE)}
+    for name, rows in zip(qkv_names(traits, layer), [HE + 2 * KE] if traits.fused else [HE, KE, KE], strict=True):
+        shapes[name + ".weight"] = (rows, D)
+        if traits.qkv_bias:
+            shapes[name + ".bias"] = (rows,)
+    if traits.o_bias:
+        shapes[f"{layer}self_attn.o_proj.bias"] = (D,)
+    if traits.qk_norm is not None:
+        of_head = traits.qk_norm == "head"
+        shapes[f"{layer}self_attn.q_norm.weight"] = (E if of_head else HE,)
+        shapes[f"{layer}self_attn.k_norm.weight"] = (E if of_head else KE,)
+    return shapes
+
+
+def _mlp_shapes(traits: Traits, layer: str) -> Shapes:
+    D, F = traits.hidden_size, traits.intermediate_size
+    names = gate_up_names(traits, layer)
+    shapes: Shapes = {name + ".weight": (2 * F // len(names), D) for name in names}
+    return shapes | {f"{layer}mlp.down_proj.weight": (D, F)}
 
 
 def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:
@@ -41,18 +67,10 @@ def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:
             got = list(files.shapes[name])
             raise ModelError(f"{where}: tensor '{name}' has shape {got}, expected {list(shape)} from the configuration")
         files.dtype(name)
-    left_over = [name for name in files.shapes if name not in expected and not _may_stand_there(name, traits)]
+    vision = next((family.vision for family in FAMILIES if family.architecture == traits.family), ())
+    left_over = [name for name in files.shapes if name not in expected and not needless(name, traits, vision)]
     if left_over:
         more = f" and {len(left_over) - 1} more" if len(left_over) > 1 else ""
         raise ModelError(
             f"{where}: tensor '{left_over[0]}'{more} is none of {traits.family}'s; the file is another model's"
         )
-
-
-def _may_stand_there(name: str, traits: Traits) -> bool:
-    """Old files' rotary tables, GGUF's rope factors, a tied head that is stored again."""
-    return (
-        name.endswith("rotary_emb.inv_freq")
-        or name == "rope_freqs.weight"
-        or (name == "lm_head.weight" and traits.tied_head)
-    )

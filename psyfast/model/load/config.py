@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psyfast.errors import ModelError
-from psyfast.model.traits import FAMILIES, Family, RopeTraits, Traits
+from psyfast.model.families import FAMILIES, NEUTRAL, Family
+from psyfast.model.rope import RopeTraits, yarn_attention_scale
+from psyfast.model.traits import LayerKind, Traits
 from psyfast.ops.reference import ACTIVATIONS
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+Config = Mapping[str, Any]
 
-def family_of(config: Mapping[str, Any], where: str) -> Family:
+
+def family_of(config: Config, where: str) -> Family:
     """The row of FAMILIES that a config names; remote code is never run, so nothing else can load."""
     architectures = config.get("architectures") or []
     for family in FAMILIES:
@@ -27,40 +32,80 @@ def _supported() -> str:
     return ", ".join(family.architecture for family in FAMILIES)
 
 
-def traits_from_config(config: Mapping[str, Any], where: str) -> Traits:
+def traits_from_config(config: Config, where: str) -> Traits:
     """Traits of a supported Hugging Face config; ModelError names the key that is missing or cannot be honoured."""
     family = family_of(config, where)
-    _refuse_unknown_equations(config, where)
+    return _traits(_of_text(config, family, where), family, where)
+
+
+def _of_text(config: Config, family: Family, where: str) -> Config:
+    """The text body's keys, its family's defaults where they are silent; a vision model's stand in `text_config`."""
+    text = config.get("text_config") or config
+    if not isinstance(text, Mapping):
+        raise ModelError(f"{where}: 'text_config' is {text!r}, expected an object; download config.json again")
+    said = {key: value for key, value in text.items() if value is not None}
+    if family.can_tie:
+        tied = [part["tie_word_embeddings"] for part in (config, text) if part.get("tie_word_embeddings") is not None]
+        if tied:
+            said["tie_word_embeddings"] = any(tied)
+    if config.get("quantization_config"):
+        said["quantization_config"] = config["quantization_config"]
+    return {**family.defaults, **said}
+
+
+def _traits(config: Config, family: Family, where: str) -> Traits:
+    _refuse_unknown_equations(config, family, where)
     hidden_size, num_heads = _positive(config, "hidden_size", where), _positive(config, "num_attention_heads", where)
     num_kv_heads = _positive(config, "num_key_value_heads", where, default=num_heads)
     if num_heads % num_kv_heads:
         raise ModelError(f"{where}: {num_heads} query heads cannot be shared by {num_kv_heads} key/value heads")
-    bias = bool(config.get("attention_bias", False))
+    head_dim = _positive(config, "head_dim", where, default=hidden_size // num_heads)
+    layers = _layers(config, family, where)
+    kinds = tuple(dict.fromkeys(kind for _, kind in layers))
+    configured_bias = family.bias == "configured" and bool(config.get("attention_bias", False))
     return Traits(
         family=family.architecture,
-        num_layers=_positive(config, "num_hidden_layers", where),
+        num_layers=len(layers),
         hidden_size=hidden_size,
         intermediate_size=_positive(config, "intermediate_size", where),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=_positive(config, "head_dim", where, default=hidden_size // num_heads),
+        head_dim=head_dim,
         vocab_size=_positive(config, "vocab_size", where),
         max_positions=_positive(config, "max_position_embeddings", where),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        rope=_rope(config, where),
-        qkv_bias=bias,
-        o_bias=bias,
-        activation=str(config.get("hidden_act", "silu")),
-        tied_head=bool(config.get("tie_word_embeddings", False)),
+        norm_eps=_number(config, "rms_norm_eps", where, default=1e-6),
+        kinds=kinds,
+        kind_of_layer=tuple(kinds.index(kind) for _, kind in layers),
+        stored_layers=tuple(stored for stored, _ in layers),
+        attention_scale=_number(config, "query_pre_attn_scalar", where, default=head_dim) ** -0.5,
+        norms=family.norms,
+        unit_offset=family.unit_offset,
+        qk_norm=family.qk_norm,
+        qkv_bias=family.bias == "qkv" or configured_bias,
+        o_bias=configured_bias,
+        activation=_activation(config),
+        attention_soft_cap=_soft_cap(config, "attn_logit_softcapping", where),
+        logit_soft_cap=_soft_cap(config, "final_logit_softcapping", where),
+        embedding_scale=hidden_size**0.5 if family.scaled_embedding else 1.0,
+        num_extra_rows=family.num_extra_rows,
+        fused=family.fused,
+        skipped_layers=_skipped(config, family, where),
+        tied_head=family.can_tie and bool(config.get("tie_word_embeddings", False)),
     )
 
 
-def _refuse_unknown_equations(config: Mapping[str, Any], where: str) -> None:
-    activation = config.get("hidden_act", "silu")
+def _activation(config: Config) -> str:
+    return str(config.get("hidden_activation", config.get("hidden_act", "silu")))
+
+
+def _refuse_unknown_equations(config: Config, family: Family, where: str) -> None:
+    activation = _activation(config)
     if activation not in ACTIVATIONS:
         raise ModelError(f"{where}: hidden_act '{activation}' is not supported; supported: {', '.join(ACTIVATIONS)}")
-    if config.get("mlp_bias"):
-        raise ModelError(f"{where}: mlp_bias = true is not supported for this architecture")
+    for key, neutral in NEUTRAL.items():
+        if key not in family.honours and config.get(key, neutral) != neutral:
+            value = str(config[key]).lower() if isinstance(config[key], bool) else config[key]
+            raise ModelError(f"{where}: {key} = {value} is not supported for {family.architecture}")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "of an unnamed kind")
         raise ModelError(
@@ -68,7 +113,7 @@ def _refuse_unknown_equations(config: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _positive(config: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+def _positive(config: Config, key: str, where: str, default: int | None = None) -> int:
     value = config.get(key)
     if value is None:
         value = default
@@ -77,33 +122,159 @@ def _positive(config: Mapping[str, Any], key: str, where: str, default: int | No
     return value
 
 
-def _rope(config: Mapping[str, Any], where: str) -> RopeTraits:
-    """Reads both spellings: rope_theta with rope_scaling, and the newer rope_parameters."""
-    scaling: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+def _number(config: Config, key: str, where: str, default: float | None = None) -> float:
+    value = config.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ModelError(f"{where}: '{key}' is {value!r}, expected a positive number")
+    return float(value)
+
+
+def _soft_cap(config: Config, key: str, where: str) -> float | None:
+    return None if config.get(key) is None else _number(config, key, where)
+
+
+def _layers(config: Config, family: Family, where: str) -> list[tuple[int, LayerKind]]:
+    """Each layer that is run: its number in the files, and its kind."""
+    num_layers = _positive(config, "num_hidden_layers", where)
+    turned = _turned(config, family, num_layers, where)
+    types = _layer_types(config, family, turned, where)
+    window = _positive(config, "sliding_window", where) if SLIDING in types else None
+    ropes = {kind: _rope_of(config, family, kind, where) for kind in sorted(set(types))}
+    skipped = _skipped(config, family, where)
+    return [
+        (idx, LayerKind(ropes[kind] if turned[idx] else None, window if kind == SLIDING else None))
+        for idx, kind in enumerate(types)
+        if idx not in skipped
+    ]
+
+
+def _turned(config: Config, family: Family, num_layers: int, where: str) -> list[bool]:
+    """Which layers have a rotary embedding."""
+    if "no_rope_layers" not in family.honours:
+        return [True] * num_layers
+    given = config.get("no_rope_layers")
+    if given is None:
+        interval = _positive(config, "no_rope_layer_interval", where)
+        return [(idx + 1) % interval != 0 for idx in range(num_layers)]
+    if not isinstance(given, Sequence) or len(given) < num_layers or any(flag not in (0, 1) for flag in given):
+        raise ModelError(f"{where}: 'no_rope_layers' is {given!r}, expected 0 or 1 for each of {num_layers} layers")
+    return [bool(flag) for flag in given[:num_layers]]
+
+
+def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: str) -> list[str]:
+    """Full or sliding attention, for each layer: as `layer_types` lists them, or as the family derives them."""
+    num_layers, given = len(turned), config.get("layer_types")
+    may_slide = config.get("sliding_window") is not None and bool(
+        family.windows not in ("late", "without_rope") or config.get("use_sliding_window")
+    )
+    if family.windows == "none":
+        derived = [False] * num_layers
+    elif family.windows == "every":
+        derived = [True] * num_layers
+    elif family.windows == "late":
+        derived = [idx >= int(config.get("max_window_layers", 0)) for idx in range(num_layers)]
+    elif family.windows == "but_every_nth":
+        nth = _positive(config, "sliding_window_pattern", where, default=family.nth)
+        derived = [(idx + 1) % nth != 0 for idx in range(num_layers)]
+    else:
+        derived = [not has_rope for has_rope in turned]
+    if given is None:
+        return [SLIDING if may_slide and slides else FULL for slides in derived]
+    if not isinstance(given, Sequence) or len(given) != num_layers or not set(given) <= {FULL, SLIDING}:
+        raise ModelError(f"{where}: 'layer_types' is {given!r}, expected {num_layers} of '{FULL}' and '{SLIDING}'")
+    if SLIDING in given and not may_slide:
+        raise ModelError(f"{where}: 'layer_types' names '{SLIDING}', but no sliding window is in use; check both keys")
+    if family.windows == "every" and FULL in given and may_slide:
+        raise ModelError(f"{where}: 'layer_types' names '{FULL}', but every layer of {family.architecture} slides")
+    return list(given)
+
+
+def _skipped(config: Config, family: Family, where: str) -> tuple[int, ...]:
+    """Numbers of the layers that text does not run through."""
+    if family.skips is None:
+        return ()
+    key, num_layers = family.skips, _positive(config, "num_hidden_layers", where)
+    given = config.get(key)
+    if not isinstance(given, Sequence) or not all(type(idx) is int and 0 <= idx < num_layers for idx in given):
+        raise ModelError(f"{where}: '{key}' is {given!r}, expected numbers of layers from 0 to {num_layers - 1}")
+    if len(set(given)) == num_layers:
+        raise ModelError(f"{where}: '{key}' names every layer; text would run through none")
+    return tuple(sorted(set(given)))
+
+
+def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> RopeTraits:
+    """The rotary embedding of a type of layer, in both spellings: rope_theta with rope_scaling, and rope_parameters.
+
+    Where types have their own, rope_scaling is of full attention alone, and rope_parameters has a dictionary for each.
+    """
+    given: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    base = config.get("rope_theta", 10_000.0)
+    if family.rope_a_type:
+        if layer_type == SLIDING:
+            base = config.get("rope_local_base_freq", base)
+        given = (given.get(layer_type) or {}) if {FULL, SLIDING} & given.keys() else given if layer_type == FULL else {}
+    elif {FULL, SLIDING} & given.keys():
+        given = given.get(layer_type) or {}
+    return _rope(config, {"rope_theta": base, **given}, where)
+
+
+def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    base = float(scaling.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    share = float(config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)))
-    if kind == "default":
+    base = _number(scaling, "rope_theta", where)
+    share = _number({**config, **scaling}, "partial_rotary_factor", where, default=1.0)
+    if kind in ("default", "mrope"):  # several axes, which for text alone stand at the same place
         return RopeTraits(base=base, rotated_share=share)
-    try:
-        if kind == "linear":
-            return RopeTraits(base=base, kind="linear", factor=float(scaling["factor"]), rotated_share=share)
-        if kind == "llama3":
-            return RopeTraits(
-                base=base,
-                kind="llama3",
-                factor=float(scaling["factor"]),
-                low_freq_factor=float(scaling["low_freq_factor"]),
-                high_freq_factor=float(scaling["high_freq_factor"]),
-                original_max_positions=int(scaling["original_max_position_embeddings"]),
-                rotated_share=share,
-            )
-    except KeyError as error:
-        raise ModelError(f"{where}: rope scaling '{kind}' lacks its key {error}") from error
-    raise ModelError(f"{where}: rope scaling '{kind}' is not supported; supported: default, linear, llama3")
+    positions = {"original_max_position_embeddings": config.get("max_position_embeddings"), **scaling}
+    if "original_max_position_embeddings" in config:
+        positions["original_max_position_embeddings"] = config["original_max_position_embeddings"]
+
+    def number(key: str) -> float:
+        if scaling.get(key) is None:
+            raise ModelError(f"{where}: rope scaling '{kind}' lacks its key '{key}'")
+        return _number(scaling, key, where)
+
+    if kind == "linear":
+        return RopeTraits(base=base, kind="linear", factor=number("factor"), rotated_share=share)
+    if kind == "llama3":
+        return RopeTraits(
+            base=base,
+            kind="llama3",
+            factor=number("factor"),
+            low_freq_factor=number("low_freq_factor"),
+            high_freq_factor=number("high_freq_factor"),
+            original_max_positions=_positive(positions, "original_max_position_embeddings", where),
+            rotated_share=share,
+        )
+    if kind == "yarn":
+        factor = number("factor")
+        scale = yarn_attention_scale(factor, scaling.get("mscale"), scaling.get("mscale_all_dim"))
+        return RopeTraits(
+            base=base,
+            kind="yarn",
+            factor=factor,
+            original_max_positions=_positive(positions, "original_max_position_embeddings", where),
+            rotated_share=share,
+            beta_fast=_number(scaling, "beta_fast", where, default=32.0),
+            beta_slow=_number(scaling, "beta_slow", where, default=1.0),
+            truncate=bool(scaling.get("truncate", True)),
+            attention_scale=_number(scaling, "attention_factor", where, default=scale),
+        )
+    raise ModelError(f"{where}: rope scaling '{kind}' is not supported{_why(kind)}; supported: {', '.join(ROPE_KINDS)}")
 
 
-def traits_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], where: str) -> Traits:
+ROPE_KINDS = ("default", "linear", "llama3", "yarn", "mrope")
+
+
+def _why(kind: str) -> str:
+    """Why a kind is refused that cannot be had by reading one more key."""
+    if kind in ("dynamic", "longrope", "su"):
+        return " (its frequencies depend on how long the whole text is, so a token's score would on what follows it)"
+    return ""
+
+
+def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], where: str) -> Traits:
     """Traits from a GGUF file's metadata (plain values by key) and its tensors' shapes by their Hugging Face names."""
     architecture = metadata.get("general.architecture")
     family = next((family for family in FAMILIES if family.gguf_architecture == architecture), None)
@@ -111,6 +282,7 @@ def traits_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[in
         known = ", ".join(family.gguf_architecture for family in FAMILIES if family.gguf_architecture)
         raise ModelError(f"{where}: GGUF architecture '{architecture}' is not supported; supported: {known}")
     config = {
+        **family.defaults,
         "architectures": [family.architecture],
         "tie_word_embeddings": "lm_head.weight" not in tensors,
         "vocab_size": tensors.get("model.embed_tokens.weight", (0, 0))[0],
@@ -125,7 +297,7 @@ def traits_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[in
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     elif scaling != "none":
         raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
-    return traits_from_config(config, where)
+    return _traits(config, family, where)
 
 
 _GGUF_KEYS = {

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from psyfast.errors import ModelError
+from psyfast.model.families import FAMILIES
+from psyfast.model.load.names import plain_name
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
 
 
@@ -53,7 +55,7 @@ class TensorFiles(Protocol):
 
 
 class SafetensorsFiles:
-    """model.safetensors, or the shards that model.safetensors.index.json names."""
+    """model.safetensors, or the shards that model.safetensors.index.json names; names as a model of text alone has them."""
 
     def __init__(self, folder: Path) -> None:
         self.files = _safetensors_paths(folder)
@@ -63,9 +65,10 @@ class SafetensorsFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             file, header, first = _safetensors_header(path)
-            for name, entry in header.items():
+            for stored_name, entry in header.items():
+                name = plain_name(stored_name)
                 if name in self._headers:
-                    raise ModelError(f"{path}: tensor '{name}' stands in another shard, too; download the model again")
+                    raise ModelError(f"{path}: tensor '{stored_name}' stands there twice; download the model again")
                 self._headers[name] = (file, entry, first)
                 self.shapes[name] = tuple(entry["shape"])
 
@@ -152,7 +155,10 @@ def _safetensors_paths(folder: Path) -> tuple[Path, ...]:
 
 
 class GgufFile:
-    """A GGUF file: names mapped to Hugging Face's, values de-quantised to fp32, q and k rows in the halves' order."""
+    """A GGUF file: names mapped to Hugging Face's, values de-quantised to fp32, q and k rows in the halves' order.
+
+    Of some architectures the two of a rotary pair stand side by side in the file (Family.gguf_pairs).
+    """
 
     def __init__(self, path: Path) -> None:
         from psyfast.model.load.gguf_header import GgufHeader
@@ -160,6 +166,8 @@ class GgufFile:
         header = GgufHeader(path)
         self.files = (path,)
         self.metadata = header.metadata
+        architecture = self.metadata.get("general.architecture")
+        self._pairs = any(family.gguf_pairs for family in FAMILIES if family.gguf_architecture == architecture)
         self._tensors = {_hf_name(tensor.name, path): tensor for tensor in header.tensors}
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self._file = ValueFile(path)
@@ -214,7 +222,7 @@ class GgufFile:
 
     def _rotated_head_dim(self, name: str) -> int | None:
         """Rows of a head, where the tensor's heads stand in GGUF's order."""
-        if not _ROTATED.search(name):
+        if not self._pairs or not _ROTATED.search(name):
             return None
         key = "head_count" if ".q_proj." in name else "head_count_kv"
         num_heads = int(self.metadata[f"{self.metadata['general.architecture']}.attention.{key}"])
@@ -235,6 +243,8 @@ _GGUF_LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",

@@ -1,0 +1,76 @@
+"""What the tensors of a decoder are called: Hugging Face's names, in the spelling without a vision model around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from psyfast.model.traits import Norms, Traits
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm"
+
+_SPELLINGS = (
+    ("model.language_model.model.", "model."),
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+"""How a text body's names begin inside a vision model, and without one."""
+
+
+class NormNames(NamedTuple):
+    """A layer's norms, by where they stand; None where there is none."""
+
+    attn_in: str | None
+    attn_out: str | None
+    mlp_in: str | None
+    mlp_out: str | None
+
+
+NORM_NAMES: dict[Norms, NormNames] = {
+    "before": NormNames("input_layernorm", None, "post_attention_layernorm", None),
+    "after": NormNames(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    "around": NormNames(
+        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+    ),
+}
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name as a model of text alone has it."""
+    for prefix, plain in _SPELLINGS:
+        if name.startswith(prefix):
+            return plain + name.removeprefix(prefix)
+    return name
+
+
+def layer_prefix(traits: Traits, layer_idx: int) -> str:
+    """What the names of a layer begin with in the files."""
+    return f"model.layers.{traits.stored_layers[layer_idx]}."
+
+
+def qkv_names(traits: Traits, layer: str) -> list[str]:
+    """The projections to queries, keys and values, in this order."""
+    return [f"{layer}self_attn.{name}_proj" for name in (("qkv",) if traits.fused else "qkv")]
+
+
+def gate_up_names(traits: Traits, layer: str) -> list[str]:
+    """The gate's projection and the other, in this order."""
+    return [f"{layer}mlp.{name}_proj" for name in (("gate_up",) if traits.fused else ("gate", "up"))]
+
+
+def needless(name: str, traits: Traits, vision: Iterable[str]) -> bool:
+    """Whether a tensor is one that text does not need: of a vision tower, or of a layer that is not run.
+
+    Also what older files keep beside the weights: rotary tables, GGUF's rope factors, a tied head stored again.
+    """
+    if name.endswith("rotary_emb.inv_freq") or name == "rope_freqs.weight":
+        return True
+    if name == HEAD:
+        return traits.tied_head
+    if layer := re.match(r"model\.layers\.(\d+)\.", name):
+        return int(layer[1]) in traits.skipped_layers
+    return name.removeprefix("model.").startswith(tuple(vision))
