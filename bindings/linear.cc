@@ -19,10 +19,11 @@ void export_attn_in(py::module_& m) {
       "attn_in",
       [](uintptr_t x, int64_t num_tokens, int64_t hidden, uintptr_t norm, double eps, uintptr_t panels,
          const std::string& lane, uintptr_t bias, uintptr_t q_norm, double q_eps, uintptr_t k_norm,
-         double k_eps, uintptr_t cos, uintptr_t sin, int64_t num_positions, int64_t num_pairs,
-         int64_t num_heads, uintptr_t k, uintptr_t v, int64_t num_pages, int64_t num_kv_heads,
-         int64_t head_dim, uintptr_t position, uintptr_t slot, uintptr_t copy_run, int64_t num_copy_runs,
-         uintptr_t row, int64_t num_rows, uintptr_t q, int num_threads, const std::string& isa) {
+         double k_eps, bool heads_together, uintptr_t cos, uintptr_t sin, int64_t num_positions,
+         int64_t num_pairs, int64_t num_heads, uintptr_t k, uintptr_t v, int64_t num_pages,
+         int64_t num_kv_heads, int64_t head_dim, uintptr_t position, uintptr_t slot, uintptr_t copy_run,
+         int64_t num_copy_runs, uintptr_t row, int64_t num_rows, uintptr_t q, int num_threads,
+         const std::string& isa) {
         AttnInArgs args = {};
         args.x = pointer<const float>(x);
         args.num_tokens = num_tokens;
@@ -33,6 +34,7 @@ void export_attn_in(py::module_& m) {
         args.bias = pointer<const float>(bias);
         args.q_norm = {pointer<const float>(q_norm), q_eps};
         args.k_norm = {pointer<const float>(k_norm), k_eps};
+        args.heads_together = heads_together;
         args.cos = pointer<const float>(cos);
         args.sin = pointer<const float>(sin);
         args.num_positions = num_positions;
@@ -53,11 +55,11 @@ void export_attn_in(py::module_& m) {
       },
       py::kw_only(), py::arg("x"), py::arg("num_tokens"), py::arg("hidden"), py::arg("norm"), py::arg("eps"),
       py::arg("panels"), py::arg("lane"), py::arg("bias"), py::arg("q_norm"), py::arg("q_eps"),
-      py::arg("k_norm"), py::arg("k_eps"), py::arg("cos"), py::arg("sin"), py::arg("num_positions"),
-      py::arg("num_pairs"), py::arg("num_heads"), py::arg("k"), py::arg("v"), py::arg("num_pages"),
-      py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("position"), py::arg("slot"), py::arg("copy_run"),
-      py::arg("num_copy_runs"), py::arg("row"), py::arg("num_rows"), py::arg("q"), py::arg("num_threads"),
-      py::arg("isa") = "");
+      py::arg("k_norm"), py::arg("k_eps"), py::arg("heads_together"), py::arg("cos"), py::arg("sin"),
+      py::arg("num_positions"), py::arg("num_pairs"), py::arg("num_heads"), py::arg("k"), py::arg("v"),
+      py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("position"),
+      py::arg("slot"), py::arg("copy_run"), py::arg("num_copy_runs"), py::arg("row"), py::arg("num_rows"),
+      py::arg("q"), py::arg("num_threads"), py::arg("isa") = "");
 }
 
 void export_attn_out(py::module_& m) {

@@ -43,8 +43,11 @@ void check_sizes(const AttnInArgs& args, int num_threads) {
 }
 
 void check_pointers(const AttnInArgs& args) {
-  if (args.norm.scale == nullptr || args.panels == nullptr || args.bias == nullptr) {
-    refuse("norm, packed weights or bias are null, expected memory of each");
+  if (args.panels == nullptr || args.bias == nullptr) {
+    refuse("packed weights or bias are null, expected memory of each");
+  }
+  if (args.heads_together && (args.q_norm.scale == nullptr || args.k_norm.scale == nullptr)) {
+    refuse("q_norm or k_norm is null, expected both where heads are normalised together");
   }
   if (args.num_copy_runs > 0 && args.copy_run == nullptr)
     refuse("copy runs are null, expected memory of them");
@@ -167,25 +170,33 @@ void copy_run(const AttnInArgs& args, int64_t run_idx, int64_t kv_head) {
   copy_values(pages, pages.v + from * v_words, pages.v + to * v_words, run[2], run[3]);
 }
 
+// Heads whose products are kept until the last of them is there.
+int64_t heads_at_once(const AttnInTask& task) {
+  return task.heads_together ? std::max(task.num_heads, task.num_kv_heads) : 1;
+}
+
 struct Memory {
   Memory(const AttnInTask& task, int64_t num_rows, int64_t row_stride_)
       : row_stride(row_stride_),
         angle_stride((task.num_pairs + kVectorPadding - 1) / kVectorPadding * kVectorPadding),
         head_columns(task.panels_a_head * kPanelColumns),
         rows(num_rows * row_stride),
-        product(num_rows * head_columns),
+        product(num_rows * heads_at_once(task) * head_columns),
+        inverse(num_rows),
         angles(num_rows * 2 * angle_stride),
         head(2 * (head_columns + kVectorPadding)),
         words(num_rows * (head_columns + kRowPadding)) {}
   AttnInScratch scratch() const {
-    return {rows.data,    row_stride, product.data, angles.data,
-            angle_stride, head.data,  words.data,   head_columns + kRowPadding};
+    return {rows.data,    row_stride,  product.data,
+            inverse.data, angles.data, angle_stride,
+            head.data,    words.data,  head_columns + kRowPadding};
   }
   int64_t row_stride;
   int64_t angle_stride;
   int64_t head_columns;
   Buffer<uint32_t> rows;
   Buffer<float> product;
+  Buffer<float> inverse;
   Buffer<float> angles;
   Buffer<float> head;
   Buffer<uint32_t> words;
@@ -202,6 +213,7 @@ AttnInTask task_of(const AttnInArgs& args) {
   task.bias = args.bias;
   task.q_norm = args.q_norm;
   task.k_norm = args.k_norm;
+  task.heads_together = args.heads_together;
   task.cos = args.cos;
   task.sin = args.sin;
   task.num_pairs = args.num_pairs;
@@ -227,7 +239,10 @@ void attn_in(const AttnInArgs& args, Isa isa, int num_threads) {
 
   const AttnInTask task = task_of(args);
   const int64_t row_stride = operand_stride(row_form(args.lane, kernels.bf16_rows), args.hidden);
-  const int64_t max_rows = fitting_rows(row_stride * 4, kBlockBytes);
+  const int64_t product_bytes =
+      task.heads_together ? heads_at_once(task) * task.panels_a_head * kPanelColumns * 4 : 0;
+  const int64_t max_rows =
+      fitting_rows(row_stride * 4 + product_bytes, task.heads_together ? 2 * kBlockBytes : kBlockBytes);
   const RowBlocks tokens = split_rows(args.num_tokens, max_rows, num_threads);
   const RowBlocks queries =
       args.row == nullptr ? RowBlocks{1, 0} : split_rows(args.num_rows, max_rows, num_threads);

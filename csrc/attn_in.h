@@ -14,13 +14,18 @@ struct AttnInArgs {
   const float* x;  // [num_tokens, hidden]
   int64_t num_tokens;
   int64_t hidden;
-  NormScale norm;  // of rows; scale [hidden] and kVectorPadding more, zeros there, the unit offset included
+  // Of rows; scale [hidden] and kVectorPadding more, zeros there, the unit offset included; or null for none.
+  NormScale norm;
   // pack_columns of the heads' columns, each head padded to whole panels: those of q, then k, then v.
   const uint32_t* panels;
   Element lane;
   const float* bias;  // [heads, ceil(E / 64) * 64] and kVectorPadding more, zeros where a head is padded
-  NormScale q_norm;   // scale [ceil(E / 64) * 64] and kVectorPadding more, zeros there; or null
+  // Scale [ceil(E / 64) * 64] and kVectorPadding more, zeros there; or null. With heads_together the norm is
+  // over all query heads of a row, or all key heads: scale [heads, ceil(E / 64) * 64], zeros where a head is
+  // padded.
+  NormScale q_norm;
   NormScale k_norm;
+  bool heads_together;
   const float* cos;  // [num_positions, num_pairs], likewise sin; null if num_pairs is 0
   const float* sin;
   int64_t num_positions;

@@ -37,8 +37,9 @@ struct AttnInTask {
   const uint32_t* panels;  // [heads, panels_a_head, num_steps, 64]
   int64_t num_steps;       // words a column: hidden (fp32) or ceil(hidden / 2) (bf16)
   const float* bias;       // [heads, panels_a_head * 64], then kVectorPadding more
-  NormScale q_norm;
+  NormScale q_norm;        // of a head; or of all query heads of a row together, [heads, panels_a_head * 64]
   NormScale k_norm;
+  bool heads_together;
   const float* cos;  // [positions, num_pairs], likewise sin; not read if num_pairs is 0
   const float* sin;
   int64_t num_pairs;  // dimensions i and i + num_pairs turn together
@@ -65,7 +66,8 @@ struct AttnInBlock {
 struct AttnInScratch {
   uint32_t* rows;      // [rows, row_stride]: the normalised rows
   int64_t row_stride;  // words
-  float* product;      // [panels_a_head, rows, 64]
+  float* product;      // [heads normalised together (or 1), panels_a_head, rows, 64]
+  float* inverse;      // [rows]: of the root mean square of heads normalised together
   float* angles;       // [rows, 2, angle_stride]: cos, then sin
   int64_t angle_stride;
   float* head;      // [2, panels_a_head * 64 + kVectorPadding]

@@ -21,8 +21,8 @@ void check(const MlpArgs& args, int num_threads) {
            "] and the feed-forward width " + std::to_string(args.feed_forward) + ", expected positive sizes");
   }
   if (num_threads < 1) refuse("num_threads is " + std::to_string(num_threads) + ", expected 1 or more");
-  if (args.norm.scale == nullptr || args.gate_up == nullptr || args.down == nullptr) {
-    refuse("norm or packed weights are null, expected memory of each");
+  if (args.gate_up == nullptr || args.down == nullptr) {
+    refuse("packed weights are null, expected memory of each");
   }
   if (args.num_tokens > 0 && args.x == nullptr) refuse("x is null, expected memory of it");
 }

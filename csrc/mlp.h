@@ -14,7 +14,7 @@ struct MlpArgs {
   float* x;  // [num_tokens, hidden], added to in place
   int64_t num_tokens;
   int64_t hidden;
-  NormScale norm;  // scale [hidden] and kVectorPadding more, zeros there
+  NormScale norm;  // scale [hidden] and kVectorPadding more, zeros there; or null
   // pack_columns of 32 columns of the gate and the same 32 of up in turn, the last ones padded with zeros.
   const uint32_t* gate_up;
   const uint32_t* down;  // pack_columns of [hidden, feed_forward]

@@ -91,6 +91,7 @@ def attn_in(
     q_eps: float,
     k_norm: int,
     k_eps: float,
+    heads_together: bool,
     cos: int,
     sin: int,
     num_positions: int,

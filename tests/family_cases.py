@@ -113,7 +113,210 @@ CASES: dict[str, tuple[str, dict]] = {
             "rope_parameters": YARN,
         },
     ),
+    "olmo3, heads of 80, yarn on full layers": (
+        "Olmo3ForCausalLM",
+        {
+            "hidden_size": 240,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "sliding_window": 45,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                "full_attention": YARN,
+            },
+        },
+    ),
+    "olmo3, tied, grouped heads of 96, biases": (
+        "Olmo3ForCausalLM",
+        {
+            "hidden_size": 384,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "num_hidden_layers": 3,
+            "sliding_window": 128,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma2, soft caps, heads of 80": (
+        "Gemma2ForCausalLM",
+        {
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 80,
+            "query_pre_attn_scalar": 100,
+            "sliding_window": 39,
+            "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 6.0,
+        },
+    ),
+    "gemma2, heads of 96 as scaled": (
+        "Gemma2ForCausalLM",
+        {
+            "head_dim": 96,
+            "query_pre_attn_scalar": 96,
+            "sliding_window": 39,
+            "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 6.0,
+        },
+    ),
+    "gemma2, no caps, untied, biases": (
+        "Gemma2ForCausalLM",
+        {
+            "head_dim": 96,
+            "num_hidden_layers": 3,
+            "query_pre_attn_scalar": 96,
+            "sliding_window": 70,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "hidden_activation": "gelu",
+            "rope_parameters": LINEAR,
+        },
+    ),
+    "gemma3, two bases, heads of 80": (
+        "Gemma3ForCausalLM",
+        {
+            "num_hidden_layers": 7,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 80,
+            "query_pre_attn_scalar": 100,
+            "sliding_window": 39,
+            "final_logit_softcapping": 6.0,
+        },
+    ),
+    "gemma3, heads of 96 as scaled": (
+        "Gemma3ForCausalLM",
+        {
+            "head_dim": 96,
+            "num_hidden_layers": 6,
+            "query_pre_attn_scalar": 96,
+            "sliding_window": 39,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                "full_attention": LINEAR,
+            },
+        },
+    ),
+    "gemma3, linear on full layers, untied": (
+        "Gemma3ForCausalLM",
+        {
+            "head_dim": 96,
+            "num_hidden_layers": 3,
+            "query_pre_attn_scalar": 96,
+            "sliding_window": 70,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+                "full_attention": LINEAR,
+            },
+        },
+    ),
+    "gemma3 with a vision tower": (
+        "Gemma3ForConditionalGeneration",
+        {"head_dim": 80, "sliding_window": 39, "num_hidden_layers": 6, "tie_word_embeddings": True},
+    ),
+    "gemma3 with a vision tower, untied": (
+        "Gemma3ForConditionalGeneration",
+        {"head_dim": 96, "sliding_window": 50, "num_hidden_layers": 2, "tie_word_embeddings": False},
+    ),
+    "qwen2.5-vl, three axes, heads of 80": (
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            "hidden_size": 240,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [10, 15, 15]},
+        },
+    ),
+    "qwen2.5-vl, tied, windows": (
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            "hidden_size": 192,
+            "num_attention_heads": 2,
+            "use_sliding_window": True,
+            "sliding_window": 60,
+            "max_window_layers": 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "mrope_section": [16, 16, 16]},
+        },
+    ),
+    "qwen3-vl, interleaved axes, heads of 80": (
+        "Qwen3VLForConditionalGeneration",
+        {
+            "head_dim": 80,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [20, 10, 10],
+                "mrope_interleaved": True,
+            },
+        },
+    ),
+    "qwen3-vl, tied, heads of 96": (
+        "Qwen3VLForConditionalGeneration",
+        {
+            "head_dim": 96,
+            "num_attention_heads": 5,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [16, 16, 16]},
+        },
+    ),
+    "llama vision, heads of 80": (
+        "MllamaForConditionalGeneration",
+        {
+            "hidden_size": 240,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 5,
+            "cross_attention_layers": [1, 3],
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "llama vision, last layer skipped": (
+        "MllamaForConditionalGeneration",
+        {
+            "hidden_size": 192,
+            "num_attention_heads": 2,
+            "cross_attention_layers": [0, 3],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
 }
+
+_QWEN_VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "patch_size": 4}
+VISION: dict[str, dict] = {
+    "Gemma3ForConditionalGeneration": {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 4,
+    },
+    "Qwen2_5_VLForConditionalGeneration": {**_QWEN_VISION, "fullatt_block_indexes": [0]},
+    "Qwen3VLForConditionalGeneration": {**_QWEN_VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+    "MllamaForConditionalGeneration": {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_global_layers": 1,
+        "attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 4,
+        "intermediate_layers_indices": [0],
+        "vision_output_dim": 64,
+    },
+}
+"""Towers as small as they may be: they are saved, and text never sees them."""
 
 
 def make_case(folder: Path, case: str, *, seed: int = 0, **changes) -> Path:
@@ -124,8 +327,12 @@ def make_case(folder: Path, case: str, *, seed: int = 0, **changes) -> Path:
     model_class = getattr(transformers, architecture)
     torch.manual_seed(seed)
     settings = {**SHAPE, **settings, **changes}
-    spread = 1.4 * settings["hidden_size"] ** -0.5  # products of the size of their operands: peaked, not chaotic
-    model = model_class(model_class.config_class(**{"initializer_range": spread, **settings})).eval()
+    settings["initializer_range"] = 1.4 * settings["hidden_size"] ** -0.5  # peaked predictions, not chaotic ones
+    if architecture in VISION:
+        vision = _with_width(VISION[architecture], settings["hidden_size"])
+        tied = settings.pop("tie_word_embeddings", False)
+        settings = {"text_config": settings, "vision_config": vision, "tie_word_embeddings": tied}
+    model = model_class(model_class.config_class(**settings)).eval()
     for name, parameter in model.named_parameters():
         if "norm" in name or "bias" in name:
             parameter.data = parameter.data + 0.3 * torch.randn_like(parameter)
@@ -133,6 +340,11 @@ def make_case(folder: Path, case: str, *, seed: int = 0, **changes) -> Path:
     model.save_pretrained(folder)
     make_tokenizer(folder)
     return folder
+
+
+def _with_width(vision: dict, hidden_size: int) -> dict:
+    """What a Qwen tower hands on is as wide as the text body."""
+    return {**vision, "out_hidden_size": hidden_size} if "depth" in vision else vision
 
 
 def transformers_nlls(folder: Path, architecture: str, ids: list[int]) -> torch.Tensor:

@@ -81,7 +81,7 @@ def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32", 
     writer.add_head_count_kv(traits.num_kv_heads)
     writer.add_key_length(traits.head_dim)
     writer.add_layer_norm_rms_eps(traits.norm_eps)
-    writer.add_rope_freq_base(traits.kinds[traits.kind_of_layer[-1]].rope.base)
+    writer.add_rope_freq_base(traits.rope.base)
     for name, value in said.items():
         getattr(writer, f"add_{name}")(value)
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_architecture)

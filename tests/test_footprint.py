@@ -40,12 +40,10 @@ def test_a_prepared_layer_takes_what_was_counted(tmp_path, shape, lane, backend)
 
 def test_a_slot_holds_at_least_what_the_engine_keeps():
     from psyfast.engine import allocate_pages
-    from psyfast.model.rope import RopeTraits
-    from psyfast.model.traits import LayerKind, Traits
+    from psyfast.model.traits import RopeTraits, Traits
     from psyfast.plan.batch import Request, plan_batch
 
-    kinds = (LayerKind(RopeTraits()),)
-    traits = Traits("x", 2, 576, 1536, 9, 3, 64, 49_152, 8192, 1e-5, kinds, (0, 0), (0, 1), 1 / 8)
+    traits = Traits("x", 2, 576, 1536, 9, 3, 64, 49_152, 8192, 1e-5, RopeTraits())
     batch = plan_batch([Request(torch.arange(6400).numpy(), torch.arange(1, 50).numpy())]).batch
     for lane in Lane:
         operators = resolve("cpu", "cpu", lane)

@@ -66,6 +66,36 @@ NEUTRAL: Mapping[str, Any] = {
 
 _BIAS, _WINDOWED = frozenset({"attention_bias"}), frozenset({"sliding_window"})
 _QWEN_2 = {"sliding_window": 4096, "max_window_layers": 28}
+_GEMMA = frozenset(
+    {
+        "attention_bias",
+        "sliding_window",
+        "query_pre_attn_scalar",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+    }
+)
+_GEMMA_2 = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "max_position_embeddings": 8192,
+    "sliding_window": 4096,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
+"""Published configurations leave out what is so."""
+_GEMMA_3 = {
+    **_GEMMA_2,
+    "vocab_size": 262_208,
+    "max_position_embeddings": 131_072,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+}
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -112,10 +142,98 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "SmolLM3ForCausalLM",
         ("smollm3",),
+        gguf_architecture="smollm3",
+        gguf_pairs=True,
         bias="configured",
         windows="without_rope",
         honours=_BIAS | _WINDOWED | {"use_sliding_window", "no_rope_layers"},
         defaults={"rope_theta": 2_000_000.0, "no_rope_layer_interval": 4, "tie_word_embeddings": True},
+    ),
+    Family(
+        "Olmo3ForCausalLM",
+        ("olmo3",),
+        norms="after",
+        qk_norm="projection",
+        bias="configured",
+        windows="but_every_nth",
+        nth=4,
+        rope_a_type=True,
+        honours=_BIAS | _WINDOWED,
+        defaults={"sliding_window": 4096, "rope_theta": 500_000.0, "rms_norm_eps": 1e-5},
+    ),
+    Family(
+        "Gemma2ForCausalLM",
+        ("gemma2",),
+        gguf_architecture="gemma2",
+        norms="around",
+        unit_offset=True,
+        bias="configured",
+        windows="but_every_nth",
+        nth=2,
+        scaled_embedding=True,
+        honours=_GEMMA,
+        defaults={**_GEMMA_2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    Family(
+        "Gemma3ForCausalLM",
+        ("gemma3_text",),
+        gguf_architecture="gemma3",
+        norms="around",
+        unit_offset=True,
+        qk_norm="head",
+        bias="configured",
+        windows="but_every_nth",
+        nth=6,
+        rope_a_type=True,
+        scaled_embedding=True,
+        honours=_GEMMA - {"attn_logit_softcapping"},
+        defaults=_GEMMA_3,
+    ),
+    Family(
+        "Gemma3ForConditionalGeneration",
+        ("gemma3",),
+        norms="around",
+        unit_offset=True,
+        qk_norm="head",
+        bias="configured",
+        windows="but_every_nth",
+        nth=6,
+        rope_a_type=True,
+        scaled_embedding=True,
+        vision=("vision_tower.", "multi_modal_projector."),
+        honours=_GEMMA - {"attn_logit_softcapping"},
+        defaults=_GEMMA_3,
+    ),
+    Family(
+        "Qwen2_5_VLForConditionalGeneration",
+        ("qwen2_5_vl",),
+        bias="qkv",
+        windows="late",
+        vision=("visual.",),
+        honours=_BIAS | _WINDOWED | {"use_sliding_window"},
+        defaults={**_QWEN_2, "max_window_layers": 80, "rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5},
+    ),
+    Family(
+        "Qwen3VLForConditionalGeneration",
+        ("qwen3_vl",),
+        bias="configured",
+        qk_norm="head",
+        vision=("visual.",),
+        honours=_BIAS,
+        defaults={"head_dim": 128, "rope_theta": 500_000.0},
+    ),
+    Family(
+        "MllamaForConditionalGeneration",
+        ("mllama",),
+        can_tie=False,
+        num_extra_rows=8,
+        skips="cross_attention_layers",
+        vision=("vision_model.", "multi_modal_projector."),
+        defaults={
+            "rope_theta": 500_000.0,
+            "rms_norm_eps": 1e-5,
+            "cross_attention_layers": (3, 8, 13, 18, 23, 28, 33, 38),
+        },
     ),
 )
 """Architectures that load. The next family of the same equations is another row."""

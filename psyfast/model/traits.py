@@ -7,6 +7,8 @@ from typing import Literal
 
 from psyfast.model.rope import RopeTraits
 
+__all__ = ["LayerKind", "Norms", "RopeTraits", "Traits"]
+
 Norms = Literal["before", "after", "around"]
 """Where a layer's norms stand: before attention and MLP, after each (before it is added to the residual), or both."""
 
@@ -27,8 +29,9 @@ class Traits:
     """Everything about a decoder's shape and equations that its weights do not say themselves.
 
     num_layers: those that are run; stored_layers: the number of each in the files, skipped_layers: numbers there that are
-    not run (a vision model's cross-attention). kinds: the kinds of layer there are, kind_of_layer: which of them each layer is. attention_scale:
-    of the scores; the soft caps bend scores and logits (None: not bent). qk_norm: queries and keys are normalised a
+    not run (a vision model's cross-attention). rope: of layers that see everything; kinds: the kinds of layer there are,
+    kind_of_layer: which of them each layer is; not given: all alike, one after the other. attention_scale: of the
+    scores; not given: 1 / sqrt(head_dim). The soft caps bend scores and logits (None: not bent). qk_norm: queries and keys are normalised a
     head at a time, or all heads together. fused: q, k and v are stored in one matrix, gate and up in another.
     num_extra_rows: of the embedding, beyond the vocabulary, for tokens that no text has.
     """
@@ -43,10 +46,11 @@ class Traits:
     vocab_size: int
     max_positions: int
     norm_eps: float
-    kinds: tuple[LayerKind, ...]
-    kind_of_layer: tuple[int, ...]
-    stored_layers: tuple[int, ...]
-    attention_scale: float
+    rope: RopeTraits
+    kinds: tuple[LayerKind, ...] = ()
+    kind_of_layer: tuple[int, ...] = ()
+    stored_layers: tuple[int, ...] = ()
+    attention_scale: float = 0.0
     norms: Norms = "before"
     unit_offset: bool = False
     qk_norm: Literal["head", "projection"] | None = None
@@ -60,6 +64,18 @@ class Traits:
     fused: bool = False
     skipped_layers: tuple[int, ...] = ()
     tied_head: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in what a decoder of layers alike need not say."""
+        given = {
+            "kinds": self.kinds or (LayerKind(self.rope),),
+            "kind_of_layer": self.kind_of_layer or (0,) * self.num_layers,
+            "stored_layers": self.stored_layers or tuple(range(self.num_layers)),
+            "attention_scale": self.attention_scale or self.head_dim**-0.5,
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+        assert len(self.kind_of_layer) == len(self.stored_layers) == self.num_layers
 
     @property
     def num_layer_params(self) -> int:

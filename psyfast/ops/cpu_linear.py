@@ -45,6 +45,7 @@ class PackedAttnIn:
     bias: Tensor
     q_norm: PackedNorm
     k_norm: PackedNorm
+    norm_heads_together: bool
     rope: Rope | None
 
 
@@ -99,8 +100,9 @@ def prepare_attn_in(weights: AttnInWeights, lane: Lane, num_threads: int | None 
         norm=_norm("norm weight", weights.norm, D),
         panels=pack("qkv_proj", weights.qkv_proj, lane, columns.flatten(), num_threads),
         bias=_padded(bias.flatten(), bias.numel()),
-        q_norm=_norm("q_norm weight", weights.q_norm, E, padded),
-        k_norm=_norm("k_norm weight", weights.k_norm, E, padded),
+        q_norm=_head_norm("q_norm weight", weights.q_norm, H if weights.norm_heads_together else 1, E, padded),
+        k_norm=_head_norm("k_norm weight", weights.k_norm, K if weights.norm_heads_together else 1, E, padded),
+        norm_heads_together=weights.norm_heads_together and weights.q_norm is not None,
         rope=weights.rope,
     )
 
@@ -191,6 +193,7 @@ def attn_in(
             q_eps=weights.q_norm.eps,
             k_norm=weights.k_norm.address,
             k_eps=weights.k_norm.eps,
+            heads_together=weights.norm_heads_together,
             cos=0 if cos is None else cos.data_ptr(),
             sin=0 if sin is None else sin.data_ptr(),
             num_positions=0 if cos is None else cos.shape[0],
@@ -295,9 +298,17 @@ def _padded(values: Tensor, size: int) -> Tensor:
     return out
 
 
-def _norm(name: str, norm: Norm | None, size: int, padded: int | None = None) -> PackedNorm:
+def _norm(name: str, norm: Norm | None, size: int) -> PackedNorm:
+    return _head_norm(name, norm, 1, size, size)
+
+
+def _head_norm(name: str, norm: Norm | None, num_heads: int, head_dim: int, padded: int) -> PackedNorm:
+    """Of heads that are normalised together (or one): each head's factors padded."""
     if norm is None:
         return PackedNorm(None)
+    size = num_heads * head_dim
     if norm.weight_D.shape != (size,):
         raise BackendError(f"{name} has shape {list(norm.weight_D.shape)}, expected [{size}]; check the weights")
-    return PackedNorm(_padded(norm.weight_D.float() + float(norm.unit_offset), padded or size), norm.eps)
+    scale = torch.zeros(num_heads, padded)
+    scale[:, :head_dim] = (norm.weight_D.float() + float(norm.unit_offset)).view(num_heads, head_dim)
+    return PackedNorm(_padded(scale.flatten(), scale.numel()), norm.eps)

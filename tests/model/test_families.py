@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gguf import RopeScalingType
 
 from psyfast.engine import Engine
 from psyfast.model.families import FAMILIES
@@ -62,7 +63,22 @@ def test_every_family_has_two_cases():
         assert family.architecture == "LlamaForCausalLM" or made.count(family.architecture) >= 2, family.architecture
 
 
-GGUF_CASES = {case: {} for case in ("qwen2, tied, heads of 80", "qwen3, tied, heads of 80")}
+GGUF_CASES = {
+    "qwen2, tied, heads of 80": {},
+    "qwen3, tied, heads of 80": {},
+    "smollm3, tied, heads of 80": {},
+    "gemma2, heads of 96 as scaled": {
+        "sliding_window": 39,
+        "attn_logit_softcapping": 4.0,
+        "final_logit_softcapping": 6.0,
+    },
+    "gemma3, heads of 96 as scaled": {
+        "sliding_window": 39,
+        "rope_scaling_type": RopeScalingType.LINEAR,
+        "rope_scaling_factor": 4.0,
+    },
+}
+"""Cases, and what their files say beyond what every file does."""
 
 
 @pytest.mark.parametrize("case", GGUF_CASES)

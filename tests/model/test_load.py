@@ -13,7 +13,7 @@ from psyfast.model.load.config import traits_from_config, traits_from_gguf
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
-from psyfast.model.rope import RopeTraits
+from psyfast.model.traits import RopeTraits
 from psyfast.ops.records import Lane, in_memory
 from tests.gguf_files import write_model
 from tests.tiny import make_llama
@@ -153,7 +153,7 @@ def test_rotary_frequencies_are_those_of_transformers(scaling, spelling):
         "rope_theta": 5e5,
         spelling: scaling,
     }
-    assert torch.equal(traits_from_config(config, "here").kinds[0].rope.inv_freq(128), theirs)
+    assert torch.equal(traits_from_config(config, "here").rope.inv_freq(128), theirs)
 
 
 def test_gguf_factors_divide_the_frequencies():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from psyfast.errors import ModelError
@@ -43,13 +44,10 @@ def _of_text(config: Config, family: Family, where: str) -> Config:
     text = config.get("text_config") or config
     if not isinstance(text, Mapping):
         raise ModelError(f"{where}: 'text_config' is {text!r}, expected an object; download config.json again")
-    said = {key: value for key, value in text.items() if value is not None}
-    if family.can_tie:
-        tied = [part["tie_word_embeddings"] for part in (config, text) if part.get("tie_word_embeddings") is not None]
-        if tied:
-            said["tie_word_embeddings"] = any(tied)
-    if config.get("quantization_config"):
-        said["quantization_config"] = config["quantization_config"]
+    said = dict(text)
+    for key in ("tie_word_embeddings", "quantization_config"):  # of the whole model, where it is said there
+        if config.get(key) is not None:
+            said[key] = config[key]
     return {**family.defaults, **said}
 
 
@@ -74,6 +72,7 @@ def _traits(config: Config, family: Family, where: str) -> Traits:
         vocab_size=_positive(config, "vocab_size", where),
         max_positions=_positive(config, "max_position_embeddings", where),
         norm_eps=_number(config, "rms_norm_eps", where, default=1e-6),
+        rope=_rope_of(config, family, FULL, where),
         kinds=kinds,
         kind_of_layer=tuple(kinds.index(kind) for _, kind in layers),
         stored_layers=tuple(stored for stored, _ in layers),
@@ -83,7 +82,7 @@ def _traits(config: Config, family: Family, where: str) -> Traits:
         qk_norm=family.qk_norm,
         qkv_bias=family.bias == "qkv" or configured_bias,
         o_bias=configured_bias,
-        activation=_activation(config),
+        activation=_activation(config, family),
         attention_soft_cap=_soft_cap(config, "attn_logit_softcapping", where),
         logit_soft_cap=_soft_cap(config, "final_logit_softcapping", where),
         embedding_scale=hidden_size**0.5 if family.scaled_embedding else 1.0,
@@ -94,16 +93,16 @@ def _traits(config: Config, family: Family, where: str) -> Traits:
     )
 
 
-def _activation(config: Config) -> str:
-    return str(config.get("hidden_activation", config.get("hidden_act", "silu")))
+def _activation(config: Config, family: Family) -> str:
+    return str(config.get("hidden_activation" if "hidden_activation" in family.defaults else "hidden_act") or "silu")
 
 
 def _refuse_unknown_equations(config: Config, family: Family, where: str) -> None:
-    activation = _activation(config)
+    activation = _activation(config, family)
     if activation not in ACTIVATIONS:
         raise ModelError(f"{where}: hidden_act '{activation}' is not supported; supported: {', '.join(ACTIVATIONS)}")
     for key, neutral in NEUTRAL.items():
-        if key not in family.honours and config.get(key, neutral) != neutral:
+        if key not in family.honours and config.get(key) not in (None, neutral):
             value = str(config[key]).lower() if isinstance(config[key], bool) else config[key]
             raise ModelError(f"{where}: {key} = {value} is not supported for {family.architecture}")
     if config.get("quantization_config"):
@@ -210,10 +209,10 @@ def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> Rop
     Where types have their own, rope_scaling is of full attention alone, and rope_parameters has a dictionary for each.
     """
     given: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    base = config.get("rope_theta", 10_000.0)
+    base = config.get("rope_theta") or family.defaults.get("rope_theta", 10_000.0)
     if family.rope_a_type:
         if layer_type == SLIDING:
-            base = config.get("rope_local_base_freq", base)
+            base = config.get("rope_local_base_freq") or base
         given = (given.get(layer_type) or {}) if {FULL, SLIDING} & given.keys() else given if layer_type == FULL else {}
     elif {FULL, SLIDING} & given.keys():
         given = given.get(layer_type) or {}
@@ -297,7 +296,20 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     elif scaling != "none":
         raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
-    return _traits(config, family, where)
+    if "query_pre_attn_scalar" in family.honours:
+        config["query_pre_attn_scalar"] = _gguf_query_scalar(config, str(architecture), where)
+    return replace(_traits(config, family, where), unit_offset=False)  # llama.cpp stores such norms with the 1 added
+
+
+_WIDER_SCALARS = {("gemma2", 46), ("gemma3", 62)}
+"""Architecture and number of layers of the two Gemmas whose scores are scaled by the residual's share of a head."""
+
+
+def _gguf_query_scalar(config: Config, architecture: str, where: str) -> int:
+    """What a GGUF file does not say and llama.cpp knows of each Gemma: whose square root the scores are divided by."""
+    if (architecture, config["num_hidden_layers"]) in _WIDER_SCALARS:
+        return _positive(config, "hidden_size", where) // _positive(config, "num_attention_heads", where)
+    return _positive(config, "head_dim", where)
 
 
 _GGUF_KEYS = {
@@ -309,5 +321,9 @@ _GGUF_KEYS = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
     "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_local_base_freq",
 }

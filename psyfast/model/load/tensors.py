@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
-from psyfast.model.load.names import plain_name
+from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
 
 
@@ -167,8 +167,9 @@ class GgufFile:
         self.files = (path,)
         self.metadata = header.metadata
         architecture = self.metadata.get("general.architecture")
-        self._pairs = any(family.gguf_pairs for family in FAMILIES if family.gguf_architecture == architecture)
-        self._tensors = {_hf_name(tensor.name, path): tensor for tensor in header.tensors}
+        family = next((family for family in FAMILIES if family.gguf_architecture == architecture), FAMILIES[0])
+        self._pairs, norms = family.gguf_pairs, NORM_NAMES[family.norms]
+        self._tensors = {_hf_name(tensor.name, norms, path): tensor for tensor in header.tensors}
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self._file = ValueFile(path)
 
@@ -238,15 +239,15 @@ def unpermute(weight: Tensor, num_heads: int) -> Tensor:
 
 _ROTATED = re.compile(r"\.(q|k)_proj\.(weight|bias)$")
 
+_GGUF_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+"""In the order of NormNames."""
 _GGUF_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
@@ -259,10 +260,11 @@ _GGUF_NAMES = {
 }
 
 
-def _hf_name(name: str, path: Path) -> str:
+def _hf_name(name: str, norms: NormNames, path: Path) -> str:
     if name in _GGUF_NAMES:
         return _GGUF_NAMES[name]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if match is None or match[2] not in _GGUF_LAYER_NAMES:
+    ours = match and (dict(zip(_GGUF_NORMS, norms, strict=True)).get(match[2]) or _GGUF_LAYER_NAMES.get(match[2]))
+    if match is None or ours is None:
         raise ModelError(f"{path}: tensor '{name}' belongs to no layer of the plain decoder; the file cannot be loaded")
-    return f"model.layers.{match[1]}.{_GGUF_LAYER_NAMES[match[2]]}.{match[3]}"
+    return f"model.layers.{match[1]}.{ours}.{match[3]}"
