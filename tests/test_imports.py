@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "psyfast"
 LAYERS = [
     {"__main__"},
     {"cli", "integrations"},
-    {"api", "doctor", "scorer"},
+    {"api", "catalogue", "doctor", "scorer"},
     {"scoring"},
     {"model_run"},
     {"parts"},

@@ -1,10 +1,15 @@
 """Every family on random models: what transformers says of each row, on each backend, shared or not, resident or streamed."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from gguf import RopeScalingType
 
-from psyfast.engine import Engine
+from psyfast.config import ScoreConfig
+from psyfast.engine import Engine, model_shape
+from psyfast.inputs import find_inputs
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
@@ -12,8 +17,12 @@ from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
 from psyfast.rows import EntryScores
+from psyfast.scoring import score_run
+from psyfast.store.reading import responses_dataset
 from tests.family_cases import CASES, make_case, transformers_nlls
 from tests.gguf_files import write_model
+from tests.test_bits import assert_same_bits, corpus, engine_of, scores_of
+from tests.tiny import TEXTS
 
 IDS = np.random.default_rng(0).integers(2, 400, 300)
 OTHER = np.concatenate([IDS[:150], np.random.default_rng(1).integers(2, 400, 60)])
@@ -55,6 +64,57 @@ def test_every_row_is_transformers_fp32(models, case, backend):
             got = scored(folder, backend, share=share, streamed=streamed)
             for ours, theirs in zip(got, wanted, strict=True):
                 assert np.abs(ours - theirs).max() < 1e-4, (share, streamed)
+
+
+BITS = (
+    "qwen2, windows, yarn",
+    "mistral, windows, heads of 80",
+    "olmo3, heads of 80, yarn on full layers",
+    "olmo3, tied, grouped heads of 96, biases",
+    "gemma2, soft caps, heads of 80",
+    "gemma3, two bases, heads of 80",
+)
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+@pytest.mark.parametrize("case", BITS)
+def test_company_and_threads_change_no_bit(models, case, lane):
+    engine, requests = engine_of(models(case)[0], lane), corpus()
+    wanted = scores_of(engine, requests)
+    assert_same_bits(scores_of(engine, requests, share=False), wanted)
+    assert_same_bits([scores_of(engine, [request])[0] for request in requests], wanted)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert_same_bits(scores_of(engine, requests[::-1])[::-1], wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_the_bf16_lane_errs_little(models, case):
+    folder, wanted = models(case)
+    got = scored(folder, "cpu", lane=Lane.BF16)
+    error = np.concatenate([np.abs(ours - theirs) for ours, theirs in zip(got, wanted, strict=True)])
+    assert 0 < error.mean() < 0.1
+
+
+def test_windows_count_in_what_is_required(models):
+    traits = open_model(locate(str(models("gemma3, heads of 96 as scaled")[0])))[0]
+    assert model_shape(traits).windows == (39,) * 5 + (None,)
+
+
+def test_a_family_scores_a_file_of_transcripts(models, tmp_path):
+    """From text to rows, with the traits in the manifest."""
+    folder, _ = models("gemma3, two bases, heads of 80")
+    data = tmp_path / "data.jsonl"
+    lines = [{"text": text, "experiment": "e/1.csv", "participant": str(i)} for i, text in enumerate(TEXTS * 4)]
+    data.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    run = score_run(find_inputs(ScoreConfig((str(folder),), (str(data),), lane="fp32"), tmp_path / "run"))
+    assert responses_dataset(run).count_rows() == 12
+    (model,) = json.loads(run.manifest_path.read_text())["models"].values()
+    traits = model["traits"]
+    assert traits["kinds"][1]["window"] is None and traits["kind_of_layer"] == [0, 0, 0, 0, 0, 1, 0]
 
 
 def test_every_family_has_two_cases():

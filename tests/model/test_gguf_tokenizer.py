@@ -67,7 +67,11 @@ IDS = {"bos_token_id": place("<s>"), "eos_token_id": place("</s>")}
 @pytest.mark.parametrize("pre", SPLITS)
 def test_every_known_kind_is_what_transformers_makes_of_it(tmp_path, architecture, pre):
     path = tiny(tmp_path / "x.gguf", architecture=architecture, pre=pre, **IDS)
-    ours, theirs = Tokenizer(gguf_tokenizer(path)), by_transformers(path)
+    known = {"smollm3": "llama"}.get(
+        architecture, architecture
+    )  # transformers refuses the first; the text is cut alike
+    same = tiny(tmp_path / "same.gguf", architecture=known, pre=pre, **IDS)
+    ours, theirs = Tokenizer(gguf_tokenizer(path)), by_transformers(same)
     assert (ours.sha256, ours.bos) == (theirs.sha256, theirs.bos)
     assert [ours.encode(text).ids.tolist() for text in CORPUS] == [theirs.encode(text).ids.tolist() for text in CORPUS]
 

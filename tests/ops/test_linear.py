@@ -1,5 +1,7 @@
 """Native attn_in, attn_out and mlp against the reference on the same operands, and their bits against themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,23 +33,24 @@ def matrix(rows, inner):
     return torch.randn(rows, inner) / inner**0.5
 
 
-def attn_in_case(shape, lane):
+def attn_in_case(shape, lane, norms="of each head"):
     H, K, E, D, F = shape
     traits = Traits("test", 1, D, F, H, K, E, 100, 4000, 1e-5, RopeTraits())
     ids = np.arange(150)
     branches = (Branch(100, np.array([7, 8, 9]), 100, 103), Branch(65, np.array([5, 8, 9]), 65, 68))
     batch = plan_batch([Request(ids, np.array([149]), branches)]).batch
-    rope = Rope(traits.rope.inv_freq(E))
+    rope, together = Rope(traits.rope.inv_freq(E)), norms.startswith("of heads together")
     weights = AttnInWeights(
-        norm=Norm(torch.rand(D) + 0.5, 1e-5),
+        norm=Norm(torch.rand(D) + 0.5, 1e-5) if norms in ("of each head", "of heads together") else None,
         qkv_proj=matrix((H + 2 * K) * E, D),
         bias=torch.randn((H + 2 * K) * E),
         num_heads=H,
         num_kv_heads=K,
         head_dim=E,
         rope=rope,
-        q_norm=Norm(torch.rand(E) + 0.5, 1e-5),
-        k_norm=Norm(torch.rand(E), 1e-5, unit_offset=True),
+        q_norm=None if norms == "none" else Norm(torch.rand(H * E if together else E) + 0.5, 1e-5),
+        k_norm=None if norms == "none" else Norm(torch.rand(K * E if together else E), 1e-5, unit_offset=True),
+        norm_heads_together=together,
     )
 
     def pages(backend):
@@ -58,9 +61,10 @@ def attn_in_case(shape, lane):
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attn_in(level, shape, lane):
+@pytest.mark.parametrize("norms", ["of each head", "of heads together", "of heads together, none of x", "none"])
+def test_attn_in(level, norms, shape, lane):
     torch.manual_seed(0)
-    x, weights, pages = attn_in_case(shape, lane)
+    x, weights, pages = attn_in_case(shape, lane, norms)
     packed = cpu_linear.prepare_attn_in(weights, lane)
     native_pages, reference_pages = pages("cpu"), pages("reference")
     q = cpu_linear.attn_in(x, native_pages, packed, lane=lane, isa=level.isa)
@@ -100,10 +104,12 @@ def test_attn_out(level, shape, with_norm, lane):
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_pytorch_tanh"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_mlp(level, shape, activation, lane):
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_mlp(level, with_norm, shape, activation, lane):
     torch.manual_seed(2)
     *_, D, F = shape
-    weights = MlpWeights(Norm(torch.rand(D) + 0.5, 1e-5), matrix(2 * F, D), matrix(D, F), activation)
+    norm = Norm(torch.rand(D) + 0.5, 1e-5) if with_norm else None
+    weights = MlpWeights(norm, matrix(2 * F, D), matrix(D, F), activation)
     packed, x = cpu_linear.prepare_mlp(weights, lane), torch.randn(41, D)
     got, want = x.clone(), x.clone()
     cpu_linear.mlp(got, packed, lane=lane, isa=level.isa)
@@ -121,6 +127,11 @@ def test_mlp(level, shape, activation, lane):
 def test_bad_input_is_refused(level):
     x, weights, pages = attn_in_case(SHAPES[0], Lane.FP32)
     packed = cpu_linear.prepare_attn_in(weights, Lane.FP32)
+    with pytest.raises(BackendError, match=r"q_norm weight has shape \[192\], expected \[64\]"):
+        cpu_linear.prepare_attn_in(replace(weights, q_norm=Norm(torch.ones(192), 1e-5)), Lane.FP32)
+    with pytest.raises(BackendError, match="q_norm or k_norm is null"):
+        one = replace(weights, norm_heads_together=True, q_norm=Norm(torch.ones(192), 1e-5), k_norm=None)
+        cpu_linear.attn_in(x, pages("cpu"), cpu_linear.prepare_attn_in(one, Lane.FP32), lane=Lane.FP32, isa=level.isa)
     with pytest.raises(BackendError, match="packed for lane fp32"):
         cpu_linear.attn_in(x, pages("cpu"), packed, lane=Lane.BF16, isa=level.isa)
     with pytest.raises(BackendError, match="x has shape"):

@@ -41,10 +41,7 @@ def traits_from_config(config: Config, where: str) -> Traits:
 
 def _of_text(config: Config, family: Family, where: str) -> Config:
     """The text body's keys, its family's defaults where they are silent; a vision model's stand in `text_config`."""
-    text = config.get("text_config") or config
-    if not isinstance(text, Mapping):
-        raise ModelError(f"{where}: 'text_config' is {text!r}, expected an object; download config.json again")
-    said = dict(text)
+    said = dict(_object(config, "text_config", where) or config)
     for key in ("tie_word_embeddings", "quantization_config"):  # of the whole model, where it is said there
         if config.get(key) is not None:
             said[key] = config[key]
@@ -105,11 +102,19 @@ def _refuse_unknown_equations(config: Config, family: Family, where: str) -> Non
         if key not in family.honours and config.get(key) not in (None, neutral):
             value = str(config[key]).lower() if isinstance(config[key], bool) else config[key]
             raise ModelError(f"{where}: {key} = {value} is not supported for {family.architecture}")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "of an unnamed kind")
+    if quantised := _object(config, "quantization_config", where):
+        method = quantised.get("quant_method", "of an unnamed kind")
         raise ModelError(
             f"{where}: quantised weights ({method}) are not supported; use the unquantised model or a GGUF"
         )
+
+
+def _object(config: Config, key: str, where: str) -> Config:
+    """What stands under a key; an empty object where nothing does."""
+    value = config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ModelError(f"{where}: '{key}' is {value!r}, expected an object; download config.json again")
+    return value
 
 
 def _positive(config: Config, key: str, where: str, default: int | None = None) -> int:
@@ -173,7 +178,12 @@ def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: 
     elif family.windows == "every":
         derived = [True] * num_layers
     elif family.windows == "late":
-        derived = [idx >= int(config.get("max_window_layers", 0)) for idx in range(num_layers)]
+        full = config.get("max_window_layers")
+        if type(full) is not int:
+            raise ModelError(
+                f"{where}: 'max_window_layers' is {full!r}, expected the number of layers without a window"
+            )
+        derived = [idx >= full for idx in range(num_layers)]
     elif family.windows == "but_every_nth":
         nth = _positive(config, "sliding_window_pattern", where, default=family.nth)
         derived = [(idx + 1) % nth != 0 for idx in range(num_layers)]
@@ -181,7 +191,7 @@ def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: 
         derived = [not has_rope for has_rope in turned]
     if given is None:
         return [SLIDING if may_slide and slides else FULL for slides in derived]
-    if not isinstance(given, Sequence) or len(given) != num_layers or not set(given) <= {FULL, SLIDING}:
+    if not isinstance(given, Sequence) or len(given) != num_layers or any(t not in (FULL, SLIDING) for t in given):
         raise ModelError(f"{where}: 'layer_types' is {given!r}, expected {num_layers} of '{FULL}' and '{SLIDING}'")
     if SLIDING in given and not may_slide:
         raise ModelError(f"{where}: 'layer_types' names '{SLIDING}', but no sliding window is in use; check both keys")
@@ -208,14 +218,15 @@ def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> Rop
 
     Where types have their own, rope_scaling is of full attention alone, and rope_parameters has a dictionary for each.
     """
-    given: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = _object(config, "rope_parameters", where) or _object(config, "rope_scaling", where)
     base = config.get("rope_theta") or family.defaults.get("rope_theta", 10_000.0)
     if family.rope_a_type:
         if layer_type == SLIDING:
             base = config.get("rope_local_base_freq") or base
-        given = (given.get(layer_type) or {}) if {FULL, SLIDING} & given.keys() else given if layer_type == FULL else {}
-    elif {FULL, SLIDING} & given.keys():
-        given = given.get(layer_type) or {}
+        if not {FULL, SLIDING} & given.keys():
+            given = {FULL: given}
+    if {FULL, SLIDING} & given.keys():
+        given = _object(given, layer_type, where)
     return _rope(config, {"rope_theta": base, **given}, where)
 
 

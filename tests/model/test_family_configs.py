@@ -1,0 +1,182 @@
+"""Published configurations against what transformers makes of them; spellings, and what is refused by name."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from psyfast.errors import ModelError
+from psyfast.model.families import FAMILIES
+from psyfast.model.load.checks import check_tensors
+from psyfast.model.load.config import traits_from_config
+from psyfast.model.load.names import plain_name
+from psyfast.model.load.tensors import SafetensorsFiles
+from tests.family_cases import make_case
+from tests.model.published import PUBLISHED
+
+
+class Shapes:
+    """Tensor files of which nothing but names and shapes is there."""
+
+    def __init__(self, shapes):
+        self.shapes = {plain_name(name): tuple(shape) for name, shape in shapes.items()}
+
+    def dtype(self, name):
+        return torch.bfloat16
+
+
+def of_transformers(config):
+    """The model that transformers makes of a configuration, without memory for its weights."""
+    import transformers
+
+    model_class = getattr(transformers, config["architectures"][0])
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_dict(copy.deepcopy(config)))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_configuration_is_what_transformers_makes_of_it(name):
+    model, traits = of_transformers(PUBLISHED[name]), traits_from_config(PUBLISHED[name], name)
+    tensors = {key: value.shape for key, value in model.state_dict().items()}
+    tied = getattr(model.config, "tie_word_embeddings", False) and bool(model._tied_weights_keys)
+    assert traits.tied_head == tied
+    if tied:
+        del tensors["lm_head.weight"]
+    check_tensors(Shapes(tensors), traits, name)
+
+    text = model.config.get_text_config()
+    types = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    if not getattr(text, "layer_types", None) and getattr(text, "sliding_window", None):
+        types = ["sliding_attention"] * text.num_hidden_layers
+    windows = [text.sliding_window if kind == "sliding_attention" else None for kind in types]
+    assert traits.windows == tuple(windows[idx] for idx in traits.stored_layers)
+    assert traits.norm_eps == text.rms_norm_eps
+    scalar = getattr(text, "query_pre_attn_scalar", traits.head_dim)
+    assert traits.attention_scale == pytest.approx(1 / math.sqrt(scalar))
+    for idx, kind in zip(traits.stored_layers, traits.kind_of_layer, strict=True):
+        said = text.rope_parameters.get(types[idx], text.rope_parameters)
+        rope = traits.kinds[kind].rope
+        if rope is not None:
+            assert (rope.base, rope.kind) == (said["rope_theta"], said["rope_type"])
+            assert rope.factor == said.get("factor", 1.0)
+            assert rope.attention_scale == said.get("attention_factor", 1.0)
+
+
+def test_every_family_has_a_published_configuration():
+    named = {config["architectures"][0] for config in PUBLISHED.values()}
+    assert named == {family.architecture for family in FAMILIES}
+
+
+def test_llama_vision_skips_its_cross_attention():
+    traits = traits_from_config(PUBLISHED["Llama-3.2-11B-Vision"], "here")
+    assert traits.num_layers == 32 and traits.skipped_layers == (3, 8, 13, 18, 23, 28, 33, 38)
+    assert traits.stored_layers[:5] == (0, 1, 2, 4, 5) and traits.num_extra_rows == 8
+
+
+def test_smollm3_turns_three_layers_of_four():
+    traits = traits_from_config(PUBLISHED["SmolLM3-3B"], "here")
+    assert [traits.kinds[kind].rope is None for kind in traits.kind_of_layer[:8]] == [False, False, False, True] * 2
+
+
+OLD, NEW = "language_model.model.", "model.language_model."
+
+
+@pytest.mark.parametrize(
+    "case", ["qwen3-vl, tied, heads of 96", "llama vision, heads of 80", "gemma3 with a vision tower"]
+)
+def test_both_spellings_of_a_vision_models_text_load(tmp_path, case):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_case(tmp_path, case)
+    before, path = SafetensorsFiles(folder).shapes, folder / "model.safetensors"
+    tensors = load_file(path)
+    swapped = {}
+    for name, value in tensors.items():
+        other = NEW + name.removeprefix(OLD) if name.startswith(OLD) else name
+        other = OLD + name.removeprefix(NEW) if name.startswith(NEW) else other
+        swapped[other] = value
+    assert swapped.keys() != tensors.keys()
+    save_file(swapped, path)
+    assert SafetensorsFiles(folder).shapes == before
+
+
+@pytest.mark.parametrize("stray", ["visualiser.weight", "audio_tower.weight", "model.layers.9.mlp.up_proj.weight"])
+def test_only_a_vision_towers_tensors_may_be_left_over(stray):
+    name = "Qwen3-VL-2B-Instruct"
+    tensors = {key: value.shape for key, value in of_transformers(PUBLISHED[name]).state_dict().items()}
+    del tensors["lm_head.weight"]
+    with pytest.raises(ModelError, match=stray.replace(".", r"\.")):
+        check_tensors(Shapes({**tensors, stray: (2, 2)}), traits_from_config(PUBLISHED[name], name), name)
+
+
+def test_a_vision_tower_in_a_model_of_text_is_refused():
+    config = PUBLISHED["Qwen3-0.6B"]
+    tensors = {key: value.shape for key, value in of_transformers(config).state_dict().items()}
+    with pytest.raises(ModelError, match=r"visual\.blocks"):
+        check_tensors(Shapes({**tensors, "visual.blocks.0.weight": (2, 2)}), traits_from_config(config, "here"), "here")
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
+REFUSED = [
+    ("Llama-3.1-8B", {"layer_types": ["sliding_attention"] * 32}, "no sliding window"),
+    ("Llama-3.1-8B", {"sliding_window": 4096}, "sliding_window = 4096 is not supported for LlamaForCausalLM"),
+    ("Llama-3.1-8B", {"num_local_experts": 8}, "num_local_experts"),
+    ("Qwen2.5-7B", {"use_sliding_window": True, "sliding_window": 0, "max_window_layers": 9}, "sliding_window"),
+    ("Qwen2.5-7B", {"layer_types": ["sliding_attention"] * 28}, "no sliding window is in use"),
+    ("Qwen2.5-7B", {"layer_types": ["full_attention"] * 27}, "expected 28"),
+    ("Qwen2.5-7B", {"layer_types": ["chunked_attention"] * 28}, "chunked_attention"),
+    ("Qwen2.5-7B", {"layer_types": "full_attention"}, "layer_types"),
+    ("Qwen2.5-7B", {"use_sliding_window": True, "max_window_layers": "all"}, "max_window_layers"),
+    ("Qwen2.5-7B", {"layer_types": [["full_attention"]] * 28}, "layer_types"),
+    ("Qwen2.5-7B", {"quantization_config": "4bit"}, "quantization_config"),
+    ("Olmo-3-1025-7B", {"rope_parameters": {"full_attention": "yarn"}}, "full_attention"),
+    ("Qwen2.5-7B", {"rope_scaling": {**YARN, "factor": 0}}, "factor"),
+    ("Qwen2.5-7B", {"rope_scaling": {**YARN, "factor": None}}, "lacks its key 'factor'"),
+    ("Qwen2.5-7B", {"rope_scaling": {**YARN, "attention_factor": "big"}}, "attention_factor"),
+    ("Qwen2.5-7B", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "how long the whole text is"),
+    ("Qwen2.5-7B", {"rope_scaling": "yarn"}, "rope_scaling"),
+    ("Qwen2.5-7B", {"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+    ("Qwen3-0.6B", {"rms_norm_eps": "small"}, "rms_norm_eps"),
+    ("Mistral-7B-v0.1", {"attention_bias": True}, "attention_bias = true is not supported for MistralForCausalLM"),
+    ("Mistral-7B-v0.1", {"layer_types": ["full_attention"] * 32}, "every layer"),
+    (
+        "Phi-3-mini-4k-instruct",
+        {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}},
+        "how long the whole text is",
+    ),
+    ("SmolLM3-3B", {"no_rope_layers": [1, 2] * 18}, "no_rope_layers"),
+    ("SmolLM3-3B", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+    ("SmolLM3-3B", {"mlp_bias": True}, "mlp_bias"),
+    ("Olmo-3-1025-7B", {"sliding_window": None}, "no sliding window"),
+    ("gemma-2-2b", {"final_logit_softcapping": -30.0}, "final_logit_softcapping"),
+    ("gemma-2-2b", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+    ("gemma-2-2b", {"hidden_activation": "relu"}, "relu"),
+    ("gemma-3-270m", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ("gemma-3-270m", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    ("gemma-3-4b-it", {"text_config": [1]}, "text_config"),
+    ("Llama-3.2-11B-Vision", {"cross_attention_layers": [40]}, "cross_attention_layers"),
+    ("Llama-3.2-11B-Vision", {"cross_attention_layers": list(range(40))}, "every layer"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
+def test_what_cannot_be_honoured_is_refused_by_name(name, changes, message):
+    config = copy.deepcopy(PUBLISHED[name])
+    (config["text_config"] if "text_config" in config and "text_config" not in changes else config).update(changes)
+    with pytest.raises(ModelError, match=message):
+        traits_from_config(config, "here")
+
+
+def test_families_of_another_kind_are_refused_with_those_that_load():
+    for architecture in ("Qwen3_5ForConditionalGeneration", "Qwen3MoeForCausalLM", "GptOssForCausalLM"):
+        with pytest.raises(ModelError, match=f"{architecture} is not supported.*Olmo3ForCausalLM"):
+            traits_from_config({"architectures": [architecture], "text_config": {}}, "here")
+
+
+def test_qwen2_with_yarn_has_its_temperature():
+    traits = traits_from_config({**PUBLISHED["Qwen2.5-7B"], "rope_scaling": YARN}, "here")
+    assert traits.rope.attention_scale == pytest.approx(0.1 * math.log(4) + 1)
+    inv_freq = traits.rope.inv_freq(128)
+    plain = 1e6 ** -(torch.arange(0, 128, 2) / 128)
+    assert torch.allclose(inv_freq[:20], plain[:20]) and torch.allclose(inv_freq[-10:], plain[-10:] / 4)

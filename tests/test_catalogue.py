@@ -1,0 +1,64 @@
+"""`psyfast models`: what it says of families and of models that load, or do not."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from psyfast.catalogue import describe_model, families
+from psyfast.cli import app
+from psyfast.model.families import FAMILIES
+from tests.family_cases import make_case
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["models", *map(str, words)])
+
+
+def test_every_family_is_listed():
+    listed = families()
+    assert [family["architecture"] for family in listed] == [family.architecture for family in FAMILIES]
+    by_name = {family["architecture"]: family["differs"] for family in listed}
+    assert by_name["LlamaForCausalLM"] == []
+    assert "windows, but one layer in 4 full" in by_name["Olmo3ForCausalLM"]
+    assert json.loads(run("--json").stdout) == listed
+    printed = run().stdout
+    assert all(family.architecture in printed for family in FAMILIES)
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_model_is_described(tmp_path):
+    folder = make_case(tmp_path / "olmo", "olmo3, heads of 80, yarn on full layers")
+    found = describe_model(str(folder))
+    assert found["why_not"] is None and found["traits"]["num_layers"] == 4
+    # embedding and head, final norm; a layer: q, k, v, o; gate, up, down; q and k norm; two norms
+    assert found["parameters"] == 2 * 400 * 240 + 240 + 4 * (4 * 240 * 240 + 3 * 240 * 100 + 2 * 240 + 2 * 240)
+    assert found["layers"] == ["3 see the last 45; rope base 10,000", "1 see all before; rope base 10,000, yarn × 8"]
+    assert found["stored_as"] == ["F32"]
+    printed = run(folder)
+    assert printed.exit_code == 0 and "Olmo3ForCausalLM" in printed.stdout
+    assert json.loads(run(folder, "--json").stdout) == json.loads(json.dumps(found))
+
+
+@pytest.mark.parametrize("damage", ["tensor", "architecture"])
+def test_what_does_not_load_says_why(tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_case(tmp_path / "qwen", "qwen3, tied, heads of 80")
+    if damage == "tensor":
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.layers.2.self_attn.q_norm.weight"]
+        save_file(tensors, folder / "model.safetensors")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen3MoeForCausalLM"]}))
+    found = describe_model(str(folder))
+    assert {"tensor": "q_norm", "architecture": "Qwen3MoeForCausalLM"}[damage] in found["why_not"]
+    assert (found["traits"] is None) == (damage == "architecture")
+    printed = run(folder)
+    assert printed.exit_code == 2 and "no:" in printed.stdout
+
+
+def test_a_revision_without_a_model_is_refused():
+    result = run("--revision", "main")
+    assert result.exit_code != 0 and "name one" in str(result.exception)
