@@ -34,6 +34,20 @@ LLAMA3 = {
 }
 
 CASES: dict[str, tuple[str, dict]] = {
+    "llama, tied, heads of 80, llama3": (
+        "LlamaForCausalLM",
+        {
+            "head_dim": 80,
+            "num_attention_heads": 5,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "llama, heads of 96, biases, linear": (
+        "LlamaForCausalLM",
+        {"head_dim": 96, "attention_bias": True, "rope_parameters": LINEAR},
+    ),
     "qwen2, tied, heads of 80": (
         "Qwen2ForCausalLM",
         {"hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 1, "tie_word_embeddings": True},

@@ -13,7 +13,7 @@ from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.names import plain_name
 from psyfast.model.load.tensors import SafetensorsFiles
 from tests.family_cases import make_case
-from tests.model.published import PUBLISHED
+from tests.model.published import LLAMA_3_SCALING, PUBLISHED
 
 
 class Shapes:
@@ -132,6 +132,9 @@ REFUSED = [
     ("Qwen2.5-7B", {"quantization_config": "4bit"}, "quantization_config"),
     ("Olmo-3-1025-7B", {"rope_parameters": {"full_attention": "yarn"}}, "full_attention"),
     ("Qwen2.5-7B", {"rope_scaling": {**YARN, "factor": 0}}, "factor"),
+    ("Qwen2.5-7B", {"rope_scaling": {**YARN, "mscale": "1", "mscale_all_dim": 1.0}}, "mscale"),
+    ("Qwen2.5-7B", {"rope_theta": 1.0}, "rope_theta"),
+    ("Llama-3.1-8B", {"rope_scaling": {**LLAMA_3_SCALING, "low_freq_factor": 4.0}}, "low_freq_factor"),
     ("Qwen2.5-7B", {"rope_scaling": {**YARN, "factor": None}}, "lacks its key 'factor'"),
     ("Qwen2.5-7B", {"rope_scaling": {**YARN, "attention_factor": "big"}}, "attention_factor"),
     ("Qwen2.5-7B", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "how long the whole text is"),
@@ -172,6 +175,11 @@ def test_families_of_another_kind_are_refused_with_those_that_load():
     for architecture in ("Qwen3_5ForConditionalGeneration", "Qwen3MoeForCausalLM", "GptOssForCausalLM"):
         with pytest.raises(ModelError, match=f"{architecture} is not supported.*Olmo3ForCausalLM"):
             traits_from_config({"architectures": [architecture], "text_config": {}}, "here")
+
+
+def test_a_window_that_is_switched_off_is_none():
+    config = {**PUBLISHED["Llama-3.1-8B"], "sliding_window": 4096, "use_sliding_window": False}
+    assert traits_from_config(config, "here") == traits_from_config(PUBLISHED["Llama-3.1-8B"], "here")
 
 
 def test_qwen2_with_yarn_has_its_temperature():

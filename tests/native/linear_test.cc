@@ -172,8 +172,32 @@ void check_attn_out(const Shape& s, Isa isa, std::mt19937& random) {
   }
 }
 
+// heads [first, last) of a row's products, normalised together: RMSNorm over all of them, times `scale` of
+// each.
+void norm_together(std::vector<double>& products, int64_t first, int64_t last, int64_t head_dim,
+                   const Floats& scale) {
+  double squares = 0.0;
+  for (int64_t i = first * head_dim; i < last * head_dim; ++i)
+    squares += products[size_t(i)] * products[size_t(i)];
+  const double inverse = 1.0 / std::sqrt(squares / double((last - first) * head_dim) + 1e-5);
+  for (int64_t i = first * head_dim; i < last * head_dim; ++i) {
+    products[size_t(i)] *= inverse * double(scale[size_t(i - first * head_dim)]);
+  }
+}
+
+// Each head's factors, padded to whole panels.
+Floats padded_heads(const Floats& scale, int64_t num_heads, int64_t head_dim, int64_t columns) {
+  Floats out(size_t(num_heads * columns + kVectorPadding), 0.0f);
+  for (int64_t head = 0; head < num_heads; ++head) {
+    for (int64_t e = 0; e < head_dim; ++e)
+      out[size_t(head * columns + e)] = scale[size_t(head * head_dim + e)];
+  }
+  return out;
+}
+
 // Queries and keys turned, values as they are; the slot of token t is t + 3, so that no run begins a page.
-void check_attn_in(const Shape& s, Isa isa, std::mt19937& random) {
+// together: rows as they are, and q and k normalised over all heads; otherwise rows normalised, heads not.
+void check_attn_in(const Shape& s, bool together, Isa isa, std::mt19937& random) {
   const int64_t D = s.hidden, E = s.head_dim, heads = s.num_heads + 2 * s.num_kv_heads, half = E / 2;
   const int64_t columns = (E + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
   const int64_t num_pages = (s.num_tokens + 3 + kPageSlots - 1) / kPageSlots + 1;
@@ -185,6 +209,9 @@ void check_attn_in(const Shape& s, Isa isa, std::mt19937& random) {
   }
   const std::vector<uint32_t> panels = packed(weights, heads * E, D, order, s.lane);
   const Floats norm = padded(scale, D), bias = padded({}, heads * columns);
+  const Floats q_scale = draw(s.num_heads * E, 1.0, random), k_scale = draw(s.num_kv_heads * E, 1.0, random);
+  const Floats q_norm = padded_heads(q_scale, s.num_heads, E, columns);
+  const Floats k_norm = padded_heads(k_scale, s.num_kv_heads, E, columns);
   Floats cos, sin;
   for (int64_t t = 0; t < s.num_tokens; ++t) {
     position.push_back(t);
@@ -210,7 +237,13 @@ void check_attn_in(const Shape& s, Isa isa, std::mt19937& random) {
     args.x = x.data();
     args.num_tokens = s.num_tokens;
     args.hidden = D;
-    args.norm = {norm.data(), 1e-5};
+    if (together) {
+      args.q_norm = {q_norm.data(), 1e-5};
+      args.k_norm = {k_norm.data(), 1e-5};
+      args.heads_together = true;
+    } else {
+      args.norm = {norm.data(), 1e-5};
+    }
     args.panels = panels.data();
     args.lane = s.lane;
     args.bias = bias.data();
@@ -236,13 +269,20 @@ void check_attn_in(const Shape& s, Isa isa, std::mt19937& random) {
   const double tolerance = s.lane == Element::kFp32 ? 2e-5 : 2e-2;
   const int64_t a_step = s.lane == Element::kFp32 ? 1 : 2;
   for (int64_t t = 0; t < s.num_tokens; ++t) {
-    const std::vector<double> y = normed(x.data() + t * D, scale, D, s.lane);
+    std::vector<double> y, products;
+    for (int64_t d = 0; d < D; ++d) y.push_back(rounded(double(x[size_t(t * D + d)]), s.lane));
+    if (!together) y = normed(x.data() + t * D, scale, D, s.lane);
+    for (int64_t i = 0; i < heads * E; ++i) products.push_back(dot(y, weights, i, s.lane));
+    if (together) {
+      norm_together(products, 0, s.num_heads, E, q_scale);
+      norm_together(products, s.num_heads, s.num_heads + s.num_kv_heads, E, k_scale);
+    }
     for (int64_t head = 0; head < heads; ++head) {
       for (int64_t e = 0; e < E; ++e) {
-        double expected = dot(y, weights, head * E + e, s.lane);
+        double expected = products[size_t(head * E + e)];
         if (head < s.num_heads + s.num_kv_heads) {
           const size_t pair = size_t(t * half + e % half);
-          const double partner = dot(y, weights, head * E + (e + half) % E, s.lane);
+          const double partner = products[size_t(head * E + (e + half) % E)];
           expected = expected * double(cos[pair]) + (e < half ? -partner : partner) * double(sin[pair]);
         }
         for (int64_t copy = 0; copy < 2; ++copy) {
@@ -279,7 +319,7 @@ int main() {
     std::mt19937 random(12345);
     try {
       for (const Shape& shape : shapes) {
-        check_attn_in(shape, isa, random);
+        for (bool together : {false, true}) check_attn_in(shape, together, isa, random);
         check_attn_out(shape, isa, random);
         check_mlp(shape, isa, random);
       }

@@ -98,8 +98,9 @@ def _refuse_unknown_equations(config: Config, family: Family, where: str) -> Non
     activation = _activation(config, family)
     if activation not in ACTIVATIONS:
         raise ModelError(f"{where}: hidden_act '{activation}' is not supported; supported: {', '.join(ACTIVATIONS)}")
+    unused = {"sliding_window"} if config.get("use_sliding_window") is False else set()
     for key, neutral in NEUTRAL.items():
-        if key not in family.honours and config.get(key) not in (None, neutral):
+        if key not in family.honours | unused and config.get(key) not in (None, neutral):
             value = str(config[key]).lower() if isinstance(config[key], bool) else config[key]
             raise ModelError(f"{where}: {key} = {value} is not supported for {family.architecture}")
     if quantised := _object(config, "quantization_config", where):
@@ -233,6 +234,8 @@ def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> Rop
 def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     base = _number(scaling, "rope_theta", where)
+    if base <= 1:
+        raise ModelError(f"{where}: 'rope_theta' is {base:g}, expected a number above 1")
     share = _number({**config, **scaling}, "partial_rotary_factor", where, default=1.0)
     if kind in ("default", "mrope"):  # several axes, which for text alone stand at the same place
         return RopeTraits(base=base, rotated_share=share)
@@ -248,6 +251,8 @@ def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
     if kind == "linear":
         return RopeTraits(base=base, kind="linear", factor=number("factor"), rotated_share=share)
     if kind == "llama3":
+        if number("low_freq_factor") >= number("high_freq_factor"):
+            raise ModelError(f"{where}: 'low_freq_factor' of 'llama3' is not below its 'high_freq_factor'; check both")
         return RopeTraits(
             base=base,
             kind="llama3",
@@ -259,7 +264,10 @@ def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
         )
     if kind == "yarn":
         factor = number("factor")
-        scale = yarn_attention_scale(factor, scaling.get("mscale"), scaling.get("mscale_all_dim"))
+        mscale, mscale_all_dim = (
+            _number(scaling, key, where) if scaling.get(key) else None for key in ("mscale", "mscale_all_dim")
+        )
+        scale = yarn_attention_scale(factor, mscale, mscale_all_dim)
         return RopeTraits(
             base=base,
             kind="yarn",
