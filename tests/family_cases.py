@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, dict]] = {
         "LlamaForCausalLM",
         {
             "head_dim": 80,
-            "num_attention_heads": 5,
+            "num_attention_heads": 3,
             "num_key_value_heads": 1,
             "tie_word_embeddings": True,
             "rope_parameters": LLAMA3,
