@@ -38,8 +38,7 @@ def read_items(index: ResponseIndex, cell: Cell, part: Part, min_participants: i
     item_R = np.full(index.num_responses, -1, np.int64)
     people = {key: idx for idx, key in enumerate(index.participants.select(KEY).iter_rows())}
     counts = index.participants["num_responses"].to_list()
-    path = part.run / "transcripts.parquet"
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=500, columns=[*KEY, "condition", "text"]):
+    for batch in transcripts_file(RunFolder(part.run)).iter_batches(batch_size=500, columns=[*KEY, "condition", "text"]):
         for *key, condition, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             person = people.get((key[0], key[1], key[2]))
             if condition != "plain" or person is None:

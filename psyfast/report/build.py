@@ -79,7 +79,7 @@ def _sections(
             (by_type, by_generation, by_category, forest),
         ),
         Section("conditions", "Do a persona and a chat template help?", condition_figures(findings)),
-        Section("choices", "How often are models right, and how sure?", accuracy_figures(findings)),
+        Section("right", "How often are models right, and how sure?", accuracy_figures(findings)),
         Section("where", "Where is the loss?", (forest_nll, *of_sessions)),
         Section("who", "Who is predicted badly?", participant_figures(findings)),
         Section("transcripts", "Transcripts", after=_browser_html(browser)),

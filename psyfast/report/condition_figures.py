@@ -19,14 +19,20 @@ _COMPARISONS = {
 }
 
 
+OTHERS = "conditions"
+"""The table of every condition against `plain`, where the metrics have it."""
+_OWN_FIGURES = (WITH_PERSONA, SHUFFLED_PERSONA, CHAT)
+
+
 def condition_figures(findings: Findings) -> tuple[Figure, ...]:
     """The figures of this file, in the page's order."""
-    return _persona(findings), _template(findings)
+    others = (_others(findings),) if OTHERS in findings.metrics.tables else ()
+    return _persona(findings), _template(findings), *others
 
 
 def _effects(findings: Findings, table: str) -> pl.DataFrame:
     """The d of each contrast of a table with both intervals (null where it has none), models in the order of their NLL."""
-    frame = findings.table(table).filter(pl.col("d").is_not_null())
+    frame = findings.table(table).filter(pl.col("d").is_not_null()).select(*SIDES, "num_experiments", "d")
     intervals = findings.intervals("d", SIDES).drop("estimate", "num_experiments")
     order = findings.models.group_by("model").agg(pl.col("order").min())
     return (
@@ -117,5 +123,33 @@ def _template(findings: Findings) -> Figure:
         ("template", "template_effects", "intervals"),
         interval_chart(row),
         {"rows": findings.coloured(frame)},
+        ("model",),
+    )
+
+
+def _others(findings: Findings) -> Figure:
+    """Conditions against `plain` that have no figure of their own."""
+    name, title = "conditions", "Other conditions against plain, by model"
+    frame = _effects(findings, OTHERS).filter(~pl.col("condition_a").is_in(_OWN_FIGURES))
+    if frame.is_empty():
+        needs = "No model has the condition plain and another one beside persona and chat: score with --condition plain,no-history, say."
+        return Figure(name, title, missing=needs)
+    values = tuple(frame["condition_a"].unique().sort().to_list())
+    row = Row(
+        "model",
+        "d",
+        "effect size d (above 0: the condition makes the prediction better)",
+        colour("condition_a", values, None),
+        ["model:N", "condition_a:N", alt.Tooltip("d:Q", format="+.3f"), *Row.tooltip[2:]],
+        offset=("condition_a", *values),
+        filters=(),
+    )
+    return Figure(
+        name,
+        title,
+        f"Cohen's d over responses against `plain`, averaged over experiments. {BARS}",
+        (OTHERS, "intervals"),
+        interval_chart(row),
+        {"rows": frame},
         ("model",),
     )

@@ -51,8 +51,11 @@ class Figure:
         }
 
     def static_spec(self) -> dict[str, Any]:
-        """The same with a width of its own, for files."""
-        return {**self.spec(), "width": STATIC_WIDTH, "autosize": "pad", "background": "white"}
+        """The same with a title and a width of its own, for files."""
+        shown = [f"{what}: {value}" for what, value in self.defaults.items()]
+        title = {"text": self.title, "subtitle": shown, "anchor": "start", "fontSize": 14, "offset": 12}
+        sized = {"width": STATIC_WIDTH, "autosize": "pad", "background": "white", "padding": 12}
+        return {**self.spec(), **sized, "title": title}
 
 
 def rows(frame: pl.DataFrame) -> list[dict[str, Any]]:

@@ -46,13 +46,20 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def write_figures(report: Report, folder: Path) -> tuple[Path, ...]:
-    """Write NAME.png, NAME.pdf, NAME.svg of every figure that is drawn, and NAME.csv, NAME.parquet of every table."""
+    """Write NAME.png, NAME.pdf, NAME.svg of every figure that is drawn, their captions, NAME.csv, NAME.parquet of every
+    table; returns the paths.
+    """
     require_figures_folder(folder)
-    written = []
-    for figure in report.figures:
-        if figure.chart is not None:
-            written += _write_figure(figure, folder)
-    return (*written, *write_tables(report.metrics, folder))
+    drawn = [figure for figure in report.figures if figure.chart is not None]
+    written = [path for figure in drawn for path in _write_figure(figure, folder)]
+    captions = folder / "captions.txt"
+    with whole_file(captions) as temporary:
+        temporary.write_text("\n".join(map(_caption, drawn)), encoding="utf-8")
+    return (*written, captions, *write_tables(report.metrics, folder))
+
+
+def _caption(figure: Figure) -> str:
+    return f"{figure.name}: {figure.title}\n{figure.caption}\nTables: {', '.join(figure.tables)}\n"
 
 
 def _write_figure(figure: Figure, folder: Path) -> list[Path]:

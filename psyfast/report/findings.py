@@ -123,6 +123,7 @@ class Findings:
     def intervals(self, quantity: str, keys: Sequence[str]) -> pl.DataFrame:
         """Means over experiments by `keys`: estimate, fixed_low, fixed_high, random_low, random_high, num_participants."""
         found = self.table("intervals").filter(pl.col("experiment").is_null(), quantity=quantity)
+        found = found.unique([*keys, "estimand"], maintain_order=True)
         fixed = found.filter(estimand="studies fixed").select(
             *keys, "estimate", "num_experiments", "num_participants", fixed_low="low", fixed_high="high"
         )

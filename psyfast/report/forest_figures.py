@@ -13,6 +13,7 @@ from psyfast.report.post_training_figures import NEEDS_PAIRS
 from psyfast.report.style import FAINT, chosen, vertical
 from psyfast.report.words import counted
 
+_EFFECTS = ("pair_effects", "persona_effects", "template_effects", "condition_effects")
 MEANS = {FIXED: "mean, studies fixed", RANDOM: "mean, studies random"}
 _PLAIN_COLOUR, _MEAN_COLOUR = "#0072B2", "#000000"
 
@@ -24,9 +25,10 @@ def forest_figures(findings: Findings) -> tuple[Figure, ...]:
 
 def _effects(findings: Findings) -> Figure:
     name, title = "forest", "Effect by experiment"
-    effects = [findings.table(table) for table in ("pair_effects", "persona_effects", "template_effects")]
-    tested = pl.concat(effects).select(*SIDES, "experiment", "q_value")
+    effects = [findings.table(table) for table in _EFFECTS if table in findings.metrics.tables]
+    tested = pl.concat(effects).select(*SIDES, "experiment", "q_value").unique([*SIDES, "experiment"])
     found = findings.table("intervals").filter(pl.col("estimate").is_not_null(), quantity="d")
+    found = found.unique([*SIDES, "experiment", "estimand"], maintain_order=True)
     if found.is_empty():
         needs = f"{NEEDS_PAIRS} Or score a model under two conditions, such as plain and persona, or plain and chat."
         return Figure(name, title, missing=needs)

@@ -8,6 +8,7 @@ import polars as pl
 from psyfast.metrics.effect_tables import SIDES
 from psyfast.report.figure import Figure
 from psyfast.report.findings import Findings
+from psyfast.report.interval_chart import BARS
 from psyfast.report.style import GREY, ONE_ROW, chosen, colour, highlighted, vertical
 from psyfast.report.words import counted
 
@@ -17,6 +18,7 @@ NEEDS_PAIRS = (
     "pairs in a TOML file and give it as --pairs."
 )
 _MEAN = "Diamonds: unweighted means over pairs"
+_LIMITS = ("low", "high", "low_fixed", "high_fixed")
 
 
 def post_training_figures(findings: Findings) -> tuple[Figure, ...]:
@@ -32,9 +34,9 @@ def _pairs(findings: Findings) -> pl.DataFrame:
 
 
 def _means(findings: Findings, table: str) -> pl.DataFrame:
-    """Means over pairs; low and high are null where the table has no intervals."""
+    """Means over pairs; the limits of their intervals are null where the table has none."""
     frame = findings.table(table).filter(pl.col("d").is_not_null())
-    lacking = [name for name in ("low", "high") if name not in frame.columns]
+    lacking = [name for name in _LIMITS if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in lacking)
     return frame.with_columns(is_default_condition=pl.col("condition") == findings.condition)
 
@@ -42,8 +44,7 @@ def _means(findings: Findings, table: str) -> pl.DataFrame:
 def _mean_caption(means: pl.DataFrame) -> str:
     if means["low"].is_null().all():
         return f"{_MEAN}."
-    estimands = means["estimand"].drop_nulls().unique().sort().to_list() if "estimand" in means.columns else []
-    return f"{_MEAN}, with their interval" + (f" ({', '.join(estimands)})." if estimands else ".")
+    return f"{_MEAN}. {BARS}"
 
 
 def _by_type(findings: Findings) -> Figure:
@@ -84,11 +85,13 @@ def _mean_marks(means: pl.DataFrame, x: str, y: str) -> list[alt.Chart]:
     diamonds = base.mark_point(shape="diamond", size=160, filled=True, color="black", stroke="white").encode(
         alt.X(x), alt.Y(y), tooltip=[y, "condition:N", "num_pairs:Q", alt.Tooltip("d:Q", format="+.3f")]
     )
-    if means["low"].is_null().all():
-        return [diamonds]
-    if y == "d:Q":
-        return [base.mark_rule(color="black", strokeWidth=1.5).encode(alt.X(x), y="low:Q", y2="high:Q"), diamonds]
-    return [base.mark_rule(color="black", strokeWidth=1.5).encode(alt.Y(y), x="low:Q", x2="high:Q"), diamonds]
+    bars = []
+    for low, high, width in (("low_fixed", "high_fixed", 5), ("low", "high", 1.2)):
+        if means[low].is_not_null().any():
+            bar = base.mark_rule(color="#222222" if width < 2 else "#8a8a8a", strokeWidth=width)
+            ends = {"y": f"{low}:Q", "y2": f"{high}:Q"} if y == "d:Q" else {"x": f"{low}:Q", "x2": f"{high}:Q"}
+            bars.append(bar.encode(alt.X(x) if y == "d:Q" else alt.Y(y), **ends))
+    return [*bars, diamonds]
 
 
 def _by_generation(findings: Findings) -> Figure:

@@ -34,12 +34,12 @@ def session_figures(findings: Findings, found: pl.DataFrame, times: pl.DataFrame
             "share of responses",
             f"No participant has a choice set in each tenth of a session. {NEEDS_OPTIONS}",
         ),
-        _times(times),
+        _times(findings.shown(times)),
     )
 
 
 def _curve(findings: Findings, found: pl.DataFrame, measure: str, name: str, title: str, y: str, needs: str) -> Figure:
-    frame = found.filter(measure=measure) if len(found) else found
+    frame = findings.shown(found.filter(measure=measure))
     if frame.is_empty():
         return Figure(name, title, missing=needs)
     few = len(frame) <= _MAX_ROWS

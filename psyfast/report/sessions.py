@@ -29,9 +29,7 @@ def curves(findings: Findings) -> pl.DataFrame:
     ± 1 standard error over participants (over experiments under ALL) of what lies above the session's own mean.
     """
     found = [_of_cell(findings, cell) for cell in findings.results.cells]
-    return (
-        findings.shown(pl.concat([frame for frame in found if len(frame)])) if any(map(len, found)) else pl.DataFrame()
-    )
+    return pl.concat(found).select("model", "condition", pl.exclude("model", "condition"))
 
 
 def reaction_times(findings: Findings) -> pl.DataFrame:
@@ -45,14 +43,12 @@ def reaction_times(findings: Findings) -> pl.DataFrame:
     read = [
         _joined(findings, frame) for run, cell in cells.items() for part, frame in _frames(cell) if str(part) == run
     ]
-    if not read:
-        return pl.DataFrame()
     rows = pl.concat(read).unique([*KEY, "response_idx"], maintain_order=True).filter(pl.col("rt_ms") > 0)
     session = rows.group_by(KEY).agg(session_ms=pl.col("rt_ms").median())
     by_tenth = rows.group_by(*KEY, "group", "tenth").agg(pl.col("rt_ms").median())
     by_tenth = by_tenth.join(session, on=KEY).with_columns(value=(pl.col("rt_ms") / pl.col("session_ms")).log())
     found = _summarised(by_tenth.drop("rt_ms", "session_ms"), "rt_ratio")
-    return findings.shown(found.with_columns(pl.col("value", "low", "high").exp()))
+    return found.with_columns(pl.col("value", "low", "high").exp())
 
 
 def _of_cell(findings: Findings, cell: Cell) -> pl.DataFrame:
@@ -61,6 +57,7 @@ def _of_cell(findings: Findings, cell: Cell) -> pl.DataFrame:
     usable = (
         (pl.col("options").list.len() >= 2)
         & (pl.col("option_nll_nats").list.drop_nulls().list.len() == pl.col("options").list.len())
+        & pl.col("option_nll_nats").list.eval(pl.element().is_finite()).list.all()
         & pl.col("options").list.contains(pl.col("response").str.strip_chars())
         & pl.col("nll_nats").is_not_null()
     )

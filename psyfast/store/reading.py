@@ -48,6 +48,11 @@ def participant_rows(run: RunFolder, columns: Sequence[str]) -> Iterator[dict[st
         yield from batch.to_pylist()
 
 
+def transcripts_file(run: RunFolder) -> pq.ParquetFile:
+    """transcripts.parquet, opened; RunError where it cannot be read."""
+    return _open(run.transcripts_path)
+
+
 def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
