@@ -74,4 +74,6 @@ def report(
 def _require_libraries() -> None:
     """UsageError where what draws is not installed."""
     if lacking := [name for module, name in _LIBRARIES.items() if find_spec(module) is None]:
-        raise UsageError(f"a report needs {' and '.join(lacking)}: pip install 'psyfast[report]'")
+        raise UsageError(
+            f"a report needs {' and '.join(lacking)}: pip install {' '.join(lacking)} (psyfast's extra 'report')"
+        )

@@ -98,8 +98,10 @@ def _sources(people: pl.DataFrame) -> Figure:
         return Figure(
             name, title, missing=f"No participant says whether it came from Psych-101: the data need a field `{MARK}`."
         )
-    counts = marked.group_by("source").agg(
-        experiments=pl.col("study").n_unique(), participants=pl.len(), responses=pl.col("num_responses").sum()
+    counts = (
+        marked.sort("source")
+        .group_by("source", maintain_order=True)
+        .agg(experiments=pl.col("study").n_unique(), participants=pl.len(), responses=pl.col("num_responses").sum())
     )
     frame = counts.unpivot(index="source", variable_name="what", value_name="count").with_columns(
         share=pl.col("count") / pl.col("count").sum().over("what"),
@@ -118,7 +120,7 @@ def _sources(people: pl.DataFrame) -> Figure:
         f"By the mark `{MARK}` that the data bring; "
         + "; ".join(
             f"{row['source']}: {row['experiments']:,} experiments, {row['participants']:,} participants, {row['responses']:,} responses"
-            for row in counts.sort("source").to_dicts()
+            for row in counts.to_dicts()
         )
         + (f"; {len(people) - len(marked):,} participants have no mark." if len(marked) < len(people) else "."),
         ("metadata",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,12 +16,16 @@ def chromium():
     With PSYFAST_REQUIRE_CHROMIUM=1 its absence is a failure: the gate must not pass by skipping.
     """
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
+    lacking = "chromium (Debian: apt-get install chromium)" if path is None else ""
+    if find_spec("playwright") is None:
+        lacking = "playwright, which drives chromium (pip install playwright)"
+    if lacking:
         if os.environ.get("PSYFAST_REQUIRE_CHROMIUM") == "1":
-            pytest.fail("PSYFAST_REQUIRE_CHROMIUM=1, but there is no chromium")
-        pytest.skip("needs chromium, to load the report's page (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives chromium")
-    with playwright.sync_playwright() as driver:
+            pytest.fail(f"PSYFAST_REQUIRE_CHROMIUM=1, but there is no {lacking}")
+        pytest.skip(f"needs {lacking}, to load the report's page")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()

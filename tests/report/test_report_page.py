@@ -53,9 +53,9 @@ class Loaded:
         """How many marks (points, bars, lines, areas, tiles) a figure shows."""
         return self.page.locator(f"#{name} .chart svg g[class*='mark-'][class*='role-mark'] :is(path, rect)").count()
 
-    def row_names(self, name):
-        """What stands beside the rows of a figure."""
-        return self.page.locator(f"#{name} .chart svg .role-axis-label text").all_inner_texts()
+    def wait_for_count(self, selector, count):
+        """Until so many elements are there: figures are drawn anew a moment after a click."""
+        self.page.wait_for_function("([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count])
 
 
 @pytest.fixture
@@ -99,8 +99,9 @@ def test_a_click_on_a_row_filters_figures_and_transcripts(two, load):
     options = loaded.page.locator("#transcript-choice option").all_inner_texts()
     assert options and all(option.startswith("study02 · ") for option in options)
     loaded.page.locator("#learning summary").click()
-    shown = loaded.page.locator("#learning tbody tr").all_inner_texts()
-    assert len(shown) == 2 * 10 and all("study02" in row for row in shown)
+    loaded.wait_for_count("#learning tbody tr", 2 * 10)
+    assert all("study02" in row for row in loaded.page.locator("#learning tbody tr").all_inner_texts())
+    loaded.wait_for_count("#forest .chart svg .mark-symbol.role-mark path[opacity='0.18']", 3)
     loaded.page.locator("#forest .chart svg .role-axis-label text", has_text="study02").click()  # once more: all again
     assert loaded.page.locator("select[data-choice=experiment]").input_value() == ""
 
@@ -113,8 +114,7 @@ def test_a_click_on_a_legend_chooses_the_model(two, load):
     loaded.page.locator("#calibration .chart svg .role-legend-label text").get_by_text(other, exact=True).click()
     assert loaded.page.locator("#forest-nll .shown strong").inner_text() == other
     assert other in loaded.page.locator("#transcript-state").inner_text()
-    faint = loaded.page.locator("#nll .chart svg .mark-symbol.role-mark path[opacity='0.18']")
-    assert faint.count() == 1
+    loaded.wait_for_count("#nll .chart svg .mark-symbol.role-mark path[opacity='0.18']", 1)
     loaded.page.keyboard.press("Escape")
     assert loaded.page.locator("#forest-nll .shown strong").inner_text() == best
 
