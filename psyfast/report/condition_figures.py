@@ -9,7 +9,7 @@ from psyfast.metrics.contrasts import CHAT, PLAIN, SHUFFLED_PERSONA, WITH_PERSON
 from psyfast.metrics.effect_tables import SIDES
 from psyfast.report.figure import Figure
 from psyfast.report.findings import Findings
-from psyfast.report.interval_chart import BARS, Row, interval_chart
+from psyfast.report.interval_chart import Row, bars_caption, interval_chart, with_view
 from psyfast.report.style import colour
 
 _COMPARISONS = {
@@ -35,11 +35,12 @@ def _effects(findings: Findings, table: str) -> pl.DataFrame:
     frame = findings.table(table).filter(pl.col("d").is_not_null()).select(*SIDES, "num_experiments", "d")
     intervals = findings.intervals("d", SIDES).drop("estimate", "num_experiments")
     order = findings.models.group_by("model").agg(pl.col("order").min())
-    return (
+    joined = (
         frame.join(intervals, on=SIDES, how="left", maintain_order="left")
         .with_columns(model=pl.col("model_a"))
         .join(order, on="model", how="left", maintain_order="left")
     )
+    return with_view(joined, "d")
 
 
 def _persona(findings: Findings) -> Figure:
@@ -72,7 +73,7 @@ def _persona(findings: Findings) -> Figure:
     return Figure(
         name,
         title,
-        f"Cohen's d over responses, averaged over experiments. {BARS} Grey band: the margin of ±{margin:g}. "
+        f"Cohen's d over responses, averaged over experiments. {bars_caption(frame)} Grey band: the margin of ±{margin:g}. "
         + _verdicts(frame, margin),
         ("persona", "intervals", "equivalence"),
         interval_chart(row, band.encode(x="low:Q", x2="high:Q")),
@@ -119,7 +120,7 @@ def _template(findings: Findings) -> Figure:
     return Figure(
         name,
         title,
-        f"Cohen's d over responses of `chat` against `plain`, averaged over experiments. {BARS}",
+        f"Cohen's d over responses of `chat` against `plain`, averaged over experiments. {bars_caption(frame)}",
         ("template", "template_effects", "intervals"),
         interval_chart(row),
         {"rows": findings.coloured(frame)},
@@ -147,7 +148,7 @@ def _others(findings: Findings) -> Figure:
     return Figure(
         name,
         title,
-        f"Cohen's d over responses against `plain`, averaged over experiments. {BARS}",
+        f"Cohen's d over responses against `plain`, averaged over experiments. {bars_caption(frame)}",
         (OTHERS, "intervals"),
         interval_chart(row),
         {"rows": frame},

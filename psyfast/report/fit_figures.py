@@ -7,7 +7,7 @@ import polars as pl
 
 from psyfast.report.figure import Figure
 from psyfast.report.findings import UNLISTED, Findings
-from psyfast.report.interval_chart import BARS, Row, interval_chart
+from psyfast.report.interval_chart import Row, bars_caption, interval_chart, with_view
 from psyfast.report.style import chosen, colour, highlighted, row_axis, vertical
 
 _NLL = "NLL, nats a response (lower is better)"
@@ -24,6 +24,7 @@ def _by_model(findings: Findings) -> Figure:
     frame = findings.models.drop("num_experiments", "num_participants").join(
         of_mean.rename(names), on=["model", "condition"], how="left", maintain_order="left"
     )
+    frame = with_view(frame, "nll_nats")
     tooltip = [*Row.tooltip, alt.Tooltip("nll_nats:Q", format=".3f"), alt.Tooltip("num_scored:Q", format=",")]
     chart = interval_chart(Row("model", "nll_nats", _NLL, findings.colour(), tooltip, zero=False))
     num_experiments, num_people, num_scored = frame.filter("is_default_condition").select(pl.col(_COUNTS).max()).row(0)
@@ -31,7 +32,7 @@ def _by_model(findings: Findings) -> Figure:
         "nll",
         "NLL by model",
         "Unweighted mean over experiments of the mean NLL of their responses; "
-        f"{num_experiments} experiments, {num_people:,} participants, {num_scored:,} scored responses. {BARS}",
+        f"{num_experiments} experiments, {num_people:,} participants, {num_scored:,} scored responses. {bars_caption(frame)}",
         ("models", "intervals"),
         chart,
         {"rows": frame},

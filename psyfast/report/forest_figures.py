@@ -11,6 +11,7 @@ from psyfast.report.figure import Figure
 from psyfast.report.findings import Findings
 from psyfast.report.post_training_figures import NEEDS_PAIRS
 from psyfast.report.style import FAINT, chosen, vertical
+from psyfast.report.view import caption, triangles, within_view
 from psyfast.report.words import counted
 
 _EFFECTS = ("pair_effects", "persona_effects", "template_effects", "condition_effects")
@@ -35,12 +36,12 @@ def _effects(findings: Findings) -> Figure:
     frame = found.join(tested, on=[*SIDES, "experiment"], how="left", maintain_order="left")
     frame = frame.with_columns(comparison=_comparison(frame), model=pl.col("model_b"))
     first = _first(frame, findings)
-    frame = _as_rows(frame).with_columns(is_default_comparison=pl.col("comparison") == first)
+    frame = _as_rows(frame, ["comparison"]).with_columns(is_default_comparison=pl.col("comparison") == first)
     num = frame["comparison"].n_unique()
     return Figure(
         name,
         title,
-        f"Cohen's d over the responses that both sides scored (ddof 1); above 0, the second side predicts worse. {_BARS} "
+        f"Cohen's d over the responses that both sides scored (ddof 1); above 0, the second side predicts worse. {_BARS} {caption(frame)} "
         f"{counted(num, 'comparison')} to choose from; click a row to choose its experiment.",
         ("intervals", "pair_effects", "persona_effects", "template_effects"),
         _chart("comparison", "effect size d", zero=True),
@@ -75,10 +76,11 @@ def _first(frame: pl.DataFrame, findings: Findings) -> str:
     return str((preferred if len(preferred) else frame)["comparison"][0])
 
 
-def _as_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the plot: the label `row`, whether it `is_mean`, and the `order` within the plot."""
+def _as_rows(frame: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+    """Rows of the plots `by`: the label `row`, whether it `is_mean`, the `order` within a plot, what is in view."""
     is_mean = pl.col("experiment").is_null()
-    return frame.with_columns(
+    shown = within_view(frame, "estimate", [("low", "high")], by)
+    return shown.with_columns(
         row=pl.when(is_mean).then(pl.col("estimand").replace_strict(MEANS)).otherwise(pl.col("experiment")),
         is_mean=is_mean,
         order=pl.when(is_mean).then(1e9 + (pl.col("estimand") == RANDOM)).otherwise(-pl.col("estimate")),
@@ -89,11 +91,11 @@ def _nlls(findings: Findings) -> Figure:
     name, title = "forest-nll", "NLL by experiment"
     found = findings.table("intervals").filter(pl.col("estimate").is_not_null(), quantity="nll_nats")
     frame = found.drop("model_b", "condition_b").rename({"model_a": "model", "condition_a": "condition"})
-    frame = findings.with_defaults(_as_rows(frame))
+    frame = findings.with_defaults(_as_rows(frame, ["model", "condition"]))
     return Figure(
         name,
         title,
-        f"Mean NLL of the responses, in nats; one model at a time. {_BARS}",
+        f"Mean NLL of the responses, in nats; one model at a time. {_BARS} {caption(frame)}",
         ("intervals", "experiments"),
         _chart("model", "NLL, nats a response (lower is better)", zero=False),
         {"rows": frame},
@@ -118,7 +120,9 @@ def _chart(one: str, x_title: str, *, zero: bool) -> alt.LayerChart:
             alt.value(FAINT),
         ),
     }
-    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=x_title, scale=x), x2="high:Q", **shared)
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low_shown:Q", title=x_title, scale=x), x2="high_shown:Q", **shared
+    )
     tests = [alt.Tooltip("q_value:Q", title="q (Benjamini-Hochberg)", format=".3f")] if one == "comparison" else []
     points = base.mark_point(filled=True, size=60).encode(
         x=alt.X("estimate:Q", title=x_title, scale=x),
@@ -134,5 +138,7 @@ def _chart(one: str, x_title: str, *, zero: bool) -> alt.LayerChart:
         **shared,
     )
     zeros = (vertical(0),) if zero else ()
-    chart: alt.LayerChart = alt.layer(*zeros, bars, points).properties(width="container", height=alt.Step(20))
+    chart: alt.LayerChart = alt.layer(*zeros, bars, *triangles(base, **shared), points).properties(
+        width="container", height=alt.Step(20)
+    )
     return chart

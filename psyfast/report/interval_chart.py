@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import altair as alt
+import polars as pl
 
 from psyfast.report.style import GREY, chosen, highlighted, row_axis, vertical
+from psyfast.report.view import caption, triangles, within_view
 
 BARS = (
     "Thick bars: 95 % intervals for these experiments (studies fixed, participants resampled); thin bars: for experiments "
@@ -20,7 +22,7 @@ BARS = (
 class Row:
     """name, value: columns of a row's name and its point; title: of the x axis. zero: a line at 0, which is on the axis.
 
-    Besides, the data have order, fixed_low, fixed_high, random_low, random_high, condition, is_default_condition.
+    The data come from `with_view`, and have order, condition, is_default_condition besides.
     offset: a column whose values stand below one another within a row. filters: of the rows that are shown.
     """
 
@@ -45,6 +47,16 @@ class Row:
     filters: Sequence[str] = (chosen("condition"),)
 
 
+def with_view(frame: pl.DataFrame, value: str) -> pl.DataFrame:
+    """A frame with fixed_low, fixed_high, random_low, random_high, ready for the chart."""
+    return within_view(frame, value, [("fixed_low", "fixed_high"), ("random_low", "random_high")])
+
+
+def bars_caption(frame: pl.DataFrame) -> str:
+    """What the bars of a frame `with_view` are."""
+    return f"{BARS} {caption(frame)}".strip()
+
+
 def interval_chart(row: Row, *beside: alt.Chart) -> alt.LayerChart:
     """The chart; `beside` are layers below it."""
     base = alt.Chart(alt.NamedData("rows"))
@@ -56,15 +68,15 @@ def interval_chart(row: Row, *beside: alt.Chart) -> alt.LayerChart:
         shared["yOffset"] = alt.YOffset(f"{row.offset[0]}:N", sort=list(row.offset[1:]))
     x: dict[str, Any] = {"title": row.title, "scale": alt.Scale(zero=row.zero)}
     thin = base.mark_rule(strokeWidth=1.2).encode(
-        x=alt.X("random_low:Q", **x), x2="random_high:Q", **{**shared, "color": alt.value("#222222")}
+        x=alt.X("random_low_shown:Q", **x), x2="random_high_shown:Q", **{**shared, "color": alt.value("#222222")}
     )
-    thick = base.mark_rule(strokeWidth=5).encode(x=alt.X("fixed_low:Q", **x), x2="fixed_high:Q", **shared)
+    thick = base.mark_rule(strokeWidth=5).encode(x=alt.X("fixed_low_shown:Q", **x), x2="fixed_high_shown:Q", **shared)
     points = base.mark_point(size=70, filled=True, stroke="white", strokeWidth=1).encode(
         x=alt.X(f"{row.value}:Q", **x), tooltip=list(row.details), **shared
     )
     zero = (vertical(0),) if row.zero else ()
     step = 13 if len(row.offset) > 2 else axis["step"]  # of each offset, where there are some
-    chart: alt.LayerChart = alt.layer(*beside, *zero, thick, thin, points).properties(
+    chart: alt.LayerChart = alt.layer(*beside, *zero, thick, thin, *triangles(base, **shared), points).properties(
         width="container", height=alt.Step(step)
     )
     return chart

@@ -157,7 +157,7 @@
   }
 
   const MAX_NUMBERS = 100;
-  const HIDDEN = /^(is_default_|order$|colour$)/;
+  const HIDDEN = /^(is_default_|order$|colour$|cut_)|_shown$/;
 
   function fillNumbers(place, figure) {
     const rows = rowsShown(figure);
