@@ -73,7 +73,7 @@ def page_html(page: Page) -> str:
         css=_asset("page.css"),
         made_of=escape(page.made_of),
         made_by=escape(page.made_by),
-        links="\n".join(f'<li><a href="#{s.name}">{escape(s.title)}</a></li>' for s in page.sections),
+        links="\n".join(f'<li><a href="#section-{s.name}">{escape(s.title)}</a></li>' for s in page.sections),
         selects="\n".join(_select(kind, page.choices[kind], every) for kind, every in _CHOICES.items()),
         sections="\n".join(_section(section, page) for section in page.sections),
         data=script_json(data),
@@ -123,7 +123,7 @@ def _select(kind: str, values: Sequence[str], every: str | None) -> str:
 
 def _section(section: Section, page: Page) -> str:
     figures = "\n".join(_figure(figure, page) for figure in section.figures)
-    title = f'<h2 id="{section.name}">{escape(section.title)}</h2>'
+    title = f'<h2 id="section-{section.name}">{escape(section.title)}</h2>'
     return f"<section>{title}\n{section.before}\n{figures}\n{section.after}</section>"
 
 

@@ -19,12 +19,12 @@ def within_view(
     """The frame with LOW_shown and HIGH_shown, the ends of each bar as far as they are in view, and cut_low, cut_high:
     where one is cut (null where none is).
 
-    By group of `by`, the view reaches beyond the points by their range, or by three times the half-width that a quarter
-    of the rows' shortest bars stay below, whichever is more.
+    By group of `by`, the view reaches beyond the points by their range, or by six times the half-width that a quarter of
+    the rows' shorter bars stay below, whichever is more.
     """
     half = pl.min_horizontal(*((pl.col(high) - pl.col(low)) / 2 for low, high in bars))
     lowest, highest = pl.col(value).min(), pl.col(value).max()
-    room = pl.max_horizontal(highest - lowest, 3 * half.quantile(0.25))
+    room = pl.max_horizontal(highest - lowest, 6 * half.quantile(0.25))
     group: list[str | pl.Expr] = [*by] or [pl.lit(0)]
     view_low, view_high = (lowest - room).over(group), (highest + room).over(group)
     is_cut_low = pl.any_horizontal(*(pl.col(low) < view_low for low, _ in bars))
@@ -51,5 +51,6 @@ def triangles(base: alt.Chart, **shared: Any) -> list[alt.Chart]:
         base.transform_filter(f"isValid(datum.{end})")
         .mark_point(shape=shape, filled=True, size=50)
         .encode(x=f"{end}:Q", **{**shared, "color": alt.value(GREY)})
+        .properties(name=end)
         for end, shape in (("cut_low", "triangle-left"), ("cut_high", "triangle-right"))
     ]

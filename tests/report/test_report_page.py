@@ -20,6 +20,8 @@ HOSTILE = (
     "{{constructor.constructor('window.hacked=1')()}} ${window.hacked=1}",
 )
 
+POINTS = ".chart svg .mark-symbol.role-mark:not(.cut_low_marks, .cut_high_marks) path"
+
 
 def categories(folder):
     path = folder / "categories.csv"
@@ -85,7 +87,7 @@ def test_every_figure_is_drawn_without_errors_or_requests(two, load):
 def test_marks_are_as_many_as_rows(two, load):
     _, path = two
     loaded = load(path)
-    points = loaded.page.locator("#forest .chart svg .mark-symbol.role-mark path")
+    points = loaded.page.locator(f"#forest {POINTS}")
     assert points.count() == 4 + 2  # experiments, and the mean under both estimands
     tiles = loaded.page.locator("#categories .chart svg .mark-rect.role-mark path")
     assert tiles.count() == 2 * 4  # one pair and the mean; three categories and none
@@ -101,7 +103,7 @@ def test_a_click_on_a_row_filters_figures_and_transcripts(two, load):
     loaded.page.locator("#learning summary").click()
     loaded.wait_for_count("#learning tbody tr", 2 * 10)
     assert all("study02" in row for row in loaded.page.locator("#learning tbody tr").all_inner_texts())
-    loaded.wait_for_count("#forest .chart svg .mark-symbol.role-mark path[opacity='0.18']", 3)
+    loaded.wait_for_count(f"#forest {POINTS}[opacity='0.18']", 3)
     loaded.page.locator("#forest .chart svg .role-axis-label text", has_text="study02").click()  # once more: all again
     assert loaded.page.locator("select[data-choice=experiment]").input_value() == ""
 
@@ -114,7 +116,7 @@ def test_a_click_on_a_legend_chooses_the_model(two, load):
     loaded.page.locator("#calibration .chart svg .role-legend-label text").get_by_text(other, exact=True).click()
     assert loaded.page.locator("#forest-nll .shown strong").inner_text() == other
     assert other in loaded.page.locator("#transcript-state").inner_text()
-    loaded.wait_for_count("#nll .chart svg .mark-symbol.role-mark path[opacity='0.18']", 1)
+    loaded.wait_for_count(f"#nll {POINTS}[opacity='0.18']", 1)
     loaded.page.keyboard.press("Escape")
     assert loaded.page.locator("#forest-nll .shown strong").inner_text() == best
 
