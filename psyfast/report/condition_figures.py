@@ -11,6 +11,7 @@ from psyfast.report.figure import Figure
 from psyfast.report.findings import Findings
 from psyfast.report.interval_chart import Row, bars_caption, interval_chart, with_view
 from psyfast.report.style import colour
+from psyfast.report.words import no_effect
 
 _COMPARISONS = {
     (WITH_PERSONA, PLAIN): "persona against plain",
@@ -48,6 +49,8 @@ def _persona(findings: Findings) -> Figure:
     frame = _effects(findings, "persona")
     if frame.is_empty():
         needs = "No model has the conditions plain and persona: score with --condition plain,persona (and shuffled-persona, the control)."
+        if len(findings.metrics.tables["persona"]):
+            needs = no_effect("persona_effects")
         return Figure(name, title, missing=needs)
     tested = findings.table("equivalence").filter(estimand="studies fixed").select(*SIDES, "is_equivalent", "p_value")
     frame = frame.join(tested, on=SIDES, how="left", maintain_order="left").with_columns(
@@ -101,9 +104,10 @@ def _template(findings: Findings) -> Figure:
     name, title = "template", "Chat template against none, by model"
     frame = _effects(findings, "template")
     if frame.is_empty():
-        return Figure(
-            name, title, missing="No model has the conditions plain and chat: score with --condition plain,chat."
-        )
+        needs = "No model has the conditions plain and chat: score with --condition plain,chat."
+        if len(findings.metrics.tables["template"]):
+            needs = no_effect("template_effects")
+        return Figure(name, title, missing=needs)
     nll = findings.models.select("model", "condition", "nll_nats", "colour")
     for condition, column in ((PLAIN, "plain_nats"), (CHAT, "chat_nats")):
         of_condition = nll.filter(condition=condition).select("model", pl.col("nll_nats").alias(column))

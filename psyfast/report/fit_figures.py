@@ -21,8 +21,11 @@ def fit_figures(findings: Findings) -> tuple[Figure, ...]:
 def _by_model(findings: Findings) -> Figure:
     of_mean = findings.intervals("nll_nats", ["model_a", "condition_a"])
     names = {"model_a": "model", "condition_a": "condition"}
-    frame = findings.models.drop("num_experiments", "num_participants").join(
-        of_mean.rename(names), on=["model", "condition"], how="left", maintain_order="left"
+    frame = findings.models.join(
+        of_mean.drop("estimate", "num_experiments", "num_participants").rename(names),
+        on=["model", "condition"],
+        how="left",
+        maintain_order="left",
     )
     frame = with_view(frame, "nll_nats")
     tooltip = [*Row.tooltip, alt.Tooltip("nll_nats:Q", format=".3f"), alt.Tooltip("num_scored:Q", format=",")]

@@ -12,7 +12,7 @@ from psyfast.report.findings import Findings
 from psyfast.report.post_training_figures import NEEDS_PAIRS
 from psyfast.report.style import FAINT, chosen, vertical
 from psyfast.report.view import caption, triangles, within_view
-from psyfast.report.words import counted
+from psyfast.report.words import counted, no_effect
 
 _EFFECTS = ("pair_effects", "persona_effects", "template_effects", "condition_effects")
 MEANS = {FIXED: "mean, studies fixed", RANDOM: "mean, studies random"}
@@ -32,6 +32,8 @@ def _effects(findings: Findings) -> Figure:
     found = found.unique([*SIDES, "experiment", "estimand"], maintain_order=True)
     if found.is_empty():
         needs = f"{NEEDS_PAIRS} Or score a model under two conditions, such as plain and persona, or plain and chat."
+        if len(tested):
+            needs = no_effect("pair_effects")
         return Figure(name, title, missing=needs)
     frame = found.join(tested, on=[*SIDES, "experiment"], how="left", maintain_order="left")
     frame = frame.with_columns(comparison=_comparison(frame), model=pl.col("model_b"))

@@ -135,7 +135,7 @@ def _with_code(text: str) -> str:
 def _figure(figure: Figure, page: Page) -> str:
     heading = f"<h3>{escape(figure.title)}</h3>"
     if figure.chart is None:
-        return f'<figure id="{figure.name}">{heading}<p class="missing">{escape(figure.missing)}</p></figure>'
+        return f'<figure id="{figure.name}">{heading}<p class="missing">{_with_code(figure.missing)}</p></figure>'
     tables = ", ".join(f"<code>{escape(name)}</code>" for name in figure.tables)
     select = ""
     if "comparison" in figure.follows:

@@ -10,7 +10,7 @@ from psyfast.report.figure import Figure
 from psyfast.report.findings import Findings
 from psyfast.report.interval_chart import BARS
 from psyfast.report.style import GREY, ONE_ROW, chosen, colour, highlighted, vertical
-from psyfast.report.words import counted
+from psyfast.report.words import counted, no_effect
 
 _D = "effect size d (above 0: post-training made it worse)"
 NEEDS_PAIRS = (
@@ -33,6 +33,11 @@ def _pairs(findings: Findings) -> pl.DataFrame:
     return findings.with_defaults(frame).with_columns(pl.col("generation").fill_null("unknown"))
 
 
+def _needs(findings: Findings) -> str:
+    """What there is instead of pairs that have an effect."""
+    return NEEDS_PAIRS if findings.metrics.tables["pairs"].is_empty() else no_effect("pair_effects")
+
+
 def _means(findings: Findings, table: str) -> pl.DataFrame:
     """Means over pairs; the limits of their intervals are null where the table has none."""
     frame = findings.table(table).filter(pl.col("d").is_not_null())
@@ -51,7 +56,7 @@ def _by_type(findings: Findings) -> Figure:
     name, title = "effect-by-type", "Effect of post-training, by type"
     pairs, means = _pairs(findings), _means(findings, "types")
     if pairs.is_empty():
-        return Figure(name, title, missing=NEEDS_PAIRS)
+        return Figure(name, title, missing=_needs(findings))
     families = tuple(pairs["generation"].unique().sort().to_list())
     points = (
         alt.Chart(alt.NamedData("rows"))
@@ -136,8 +141,8 @@ def _by_generation(findings: Findings) -> Figure:
 def _by_category(findings: Findings) -> Figure:
     name, title = "categories", "Effect of post-training, by category of experiment"
     of_pairs, means = findings.table("categories"), _means(findings, "category_means")
-    if findings.metrics.tables["pairs"].is_empty():
-        return Figure(name, title, missing=NEEDS_PAIRS)
+    if _pairs(findings).is_empty():
+        return Figure(name, title, missing=_needs(findings))
     if of_pairs.is_empty():
         needs = "No categories are known: give a CSV of experiments and their categories as --categories."
         return Figure(name, title, missing=needs)

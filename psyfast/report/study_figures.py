@@ -8,6 +8,7 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
+from psyfast.errors import RunError
 from psyfast.metrics.responses import KEY
 from psyfast.report.figure import Figure
 from psyfast.report.findings import Findings
@@ -32,8 +33,13 @@ def read_people(findings: Findings) -> tuple[pl.DataFrame, tuple[str, ...]]:
 
 
 def _mark(extra: str | None) -> str:
-    """Whether a participant came from Psych-101, of the fields as they came: true, "True", 1."""
-    fields = json.loads(extra) if extra else {}
+    """Whether a participant came from Psych-101, by the fields as they came: true, "True" or 1."""
+    try:
+        fields = json.loads(extra) if extra else {}
+    except ValueError as error:
+        raise RunError(
+            f"participants.parquet: 'extra' is {extra!r:.80}, expected a JSON object; was it edited?"
+        ) from error
     if not isinstance(fields, dict) or fields.get(MARK) is None:
         return UNKNOWN
     return OLD if str(fields[MARK]).strip().lower() in ("true", "1", "1.0", "yes") else NEW

@@ -50,6 +50,8 @@ def choose_transcripts(findings: Findings, count: int, seed: int) -> Browser:
         key = tuple(row[name] for name in KEY)
         if key in spans:
             found.append(_transcript(findings, row, key, spans[key], nlls))
+    if not found:
+        return Browser(missing="The rows of responses do not say where in the text they stand.")
     return Browser(tuple(found), len(texts))
 
 

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import math
 import shutil
 import time
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +16,7 @@ from psyfast.errors import RunError, UsageError
 from psyfast.metrics.config import MetricsConfig
 from psyfast.metrics.schema import TABLES
 from psyfast.report.build import build_report
+from psyfast.report.html_page import page_html
 from tests.report.synthetic_runs import MANY, PAIR, participants, write_report_run
 
 
@@ -152,6 +155,20 @@ def test_nothing_scored(tmp_path, monkeypatch):
     run = made.write_report_run(tmp_path / "run", ("m",), ("plain",))
     with pytest.raises(RunError, match="no response has an NLL"):
         build_report([run])
+
+
+def test_infinite_losses_have_no_effects_and_say_so(tmp_path, monkeypatch):
+    import tests.report.synthetic_runs as made
+
+    rows_of = made.rows_of
+    monkeypatch.setattr(made, "rows_of", lambda *given: [{**row, "nll_nats": math.inf} for row in rows_of(*given)])
+    with np.errstate(all="ignore"):
+        report = build_report([made.write_report_run(tmp_path / "run", conditions=("plain", "persona", "chat"))])
+    missing = {figure.name: figure.missing for figure in report.figures if figure.chart is None}
+    assert {"effect-by-type", "forest", "persona", "template"} <= set(missing)
+    assert "`reason` of `pair_effects` says why" in missing["effect-by-type"]
+    assert "`reason` of `persona_effects` says why" in missing["persona"]
+    assert "Infinity" not in page_html(report.page).partition('id="report-data"')[2].partition("</script>")[0]
 
 
 def test_a_missing_library_is_named(run, tmp_path, monkeypatch):

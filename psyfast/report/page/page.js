@@ -103,7 +103,7 @@
     config.axis.titleLimit = narrow ? width - 30 : width;
     if (narrow) config.axisXQuantitative.tickCount = 4;
     config.legend.columns = Math.max(1, Math.min(4, Math.floor(width / 210)));
-    config.legend.labelLimit = Math.min(240, width - 60);
+    config.legend.labelLimit = narrow ? Math.round(width * 0.45) : 240;
     if (narrow) config.axis.labelFontSize = config.legend.labelFontSize = 11;
     const fits = Math.floor(width / 10);
     return { ...(narrow ? wrapped(spec, fits) : spec), config };
