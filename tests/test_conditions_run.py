@@ -208,6 +208,17 @@ def test_the_same_run_from_its_manifest(together, tmp_path):
     assert compared.same_bits
 
 
+def test_a_resumed_run_from_its_manifest(model, data, tmp_path):
+    """Made at once, its conditions are cut into parts together; what is compared are rows."""
+    run_of(config_of(model, data, "plain"), tmp_path / "run")
+    run = run_of(config_of(model, data, "no-history"), tmp_path / "run", resume=True)
+    again, compared = score_again(run.manifest_path, tmp_path / "again")
+    assert len(again.finished_parts("tiny", "plain")) != len(run.finished_parts("tiny", "plain"))
+    assert compared is not None
+    assert compared.same_bits
+    assert compared.num_rows == len(rows_of(run, "plain")) + len(rows_of(run, "no-history"))
+
+
 def test_another_seed_is_refused_where_a_condition_draws(model, data, tmp_path):
     out = tmp_path / "run"
     run_of(config_of(model, data, "plain", "relabel"), out)
