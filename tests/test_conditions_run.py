@@ -219,12 +219,19 @@ def test_a_resumed_run_from_its_manifest(model, data, tmp_path):
     assert compared.num_rows == len(rows_of(run, "plain")) + len(rows_of(run, "no-history"))
 
 
-def test_another_seed_is_refused_where_a_condition_draws(model, data, tmp_path):
+def test_another_seed_is_refused(model, data, tmp_path):
+    """Also beside a condition that draws nothing: the manifest has one seed, and makes the whole run again."""
     out = tmp_path / "run"
     run_of(config_of(model, data, "plain", "relabel"), out)
-    with pytest.raises(RunError, match="'relabel' makes other texts than the run was started with"):
-        run_of(config_of(model, data, "plain", "relabel", seed=1), out, resume=True)
-    run_of(config_of(model, data, "plain", seed=1), out, resume=True)
+    with pytest.raises(RunError, match="--seed was 0 and is now 1"):
+        run_of(config_of(model, data, "plain", seed=1), out, resume=True)
+
+
+def test_trials_from_elsewhere_are_refused(model, data, tmp_path):
+    out = tmp_path / "run"
+    run_of(config_of(model, data, "no-history", trials="callable"), out, decide_trials=lambda t: [0] * t.num_responses)
+    with pytest.raises(RunError, match="where the trials come from was callable and is now data"):
+        run_of(config_of(model, data, "plain"), out, resume=True)
 
 
 # --- a user's own condition
