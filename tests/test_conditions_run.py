@@ -234,6 +234,16 @@ def test_trials_from_elsewhere_are_refused(model, data, tmp_path):
         run_of(config_of(model, data, "plain"), out, resume=True)
 
 
+def test_a_table_of_texts_from_before_there_were_conditions_keeps_them(model, data, tmp_path):
+    run = run_of(config_of(model, data, "plain"), tmp_path / "run")
+    table = pq.read_table(run.transcripts_path).drop_columns(["template_sha256", "text_idx", "details"])
+    pq.write_table(table.replace_schema_metadata({"schema_version": "1"}), run.transcripts_path)
+    run_of(config_of(model, data, "persona"), tmp_path / "run", resume=True)
+    found = pq.read_table(run.transcripts_path).to_pylist()
+    assert [row["text"] for row in found if row["condition"] == "plain"] == table["text"].to_pylist()
+    assert sum(row["condition"] == "persona" for row in found) == 18
+
+
 # --- a user's own condition
 
 
