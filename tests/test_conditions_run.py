@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -242,6 +243,22 @@ def test_a_table_of_texts_from_before_there_were_conditions_keeps_them(model, da
     found = pq.read_table(run.transcripts_path).to_pylist()
     assert [row["text"] for row in found if row["condition"] == "plain"] == table["text"].to_pylist()
     assert sum(row["condition"] == "persona" for row in found) == 18
+
+
+def test_models_of_one_template_with_other_special_tokens_have_texts_of_their_own(model, data, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder, eos in zip(folders, ("</s>", "<s>"), strict=True):
+        shutil.copytree(model, folder)
+        (folder / "chat_template.jinja").write_text(TEMPLATE.replace("</>", "{{ eos_token }}"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": eos}))
+    config = replace(config_of(model, data, "chat"), models=tuple(map(str, folders)))
+    run = run_of(config, tmp_path / "run")
+    models = run.read_manifest()["models"]
+    ends = {row["template_sha256"]: row["text"][-5:-1] for row in pq.read_table(run.transcripts_path).to_pylist()}
+    assert ends[models["one"]["template_sha256"]] == "</s>"
+    assert ends[models["two"]["template_sha256"]].endswith("<s>")
+    run_of(replace(config, models=(str(folders[0]),)), tmp_path / "run", resume=True)
 
 
 # --- a user's own condition
