@@ -135,6 +135,13 @@ def test_a_conversation_that_the_template_refuses_is_left_out() -> None:
     assert chat("<<J>>. Then", ALTERNATING) == LeftOut("template_refused")
 
 
+def test_what_stands_between_two_signs_makes_no_third() -> None:
+    nothing_around = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    text = only_text(chat("<<A>>2<<B>>0<<C>>1<<D>>", nothing_around))
+    assert text.text == "A2B0C1D"
+    assert cuts(text) == [(0, "A"), (1, "B"), (2, "C"), (3, "D")]
+
+
 def test_signs_are_not_those_of_the_text() -> None:
     text = "\ue0000\ue000 <<J>> \ue0011\ue001 <<F>>"
     assert cuts(only_text(chat(text))) == [(0, "J"), (1, "F")]

@@ -109,4 +109,5 @@ def signs_for(text: str, num_signs: int) -> list[str]:
 
 
 def _sign(code: int, idx: int) -> str:
-    return f"{chr(code)}{idx}{chr(code)}"
+    # Begun by two, ended by one: what stands between two signs never makes a third of them.
+    return f"{chr(code)}{chr(code)}{idx}{chr(code)}"
