@@ -100,6 +100,11 @@ def test_under_paper_speakers_alternate_at_every_marker() -> None:
     assert only_text(found).text == "[u]a[/][a] b [/][u]J[/][a] c [/][u]K[/][a] d.[/]"
     assert isinstance(found, Rendering)
     assert cuts(only_text(found)) == [(0, " c "), (1, " d.")]
+    assert [response.flags for response in only_text(found).responses] == [("runs_on",)] * 2
+    assert all(
+        not response.flags
+        for response in only_text(chat("a <<J>> <<skip>> <<- 5 >>", protocol=Protocol.PAPER)).responses
+    )
 
 
 def test_the_paper_scan_finds_the_template_s_turns() -> None:
