@@ -9,7 +9,7 @@ import polars as pl
 
 from psyfast.metrics.categories import Categories
 from psyfast.metrics.config import MetricsConfig
-from psyfast.metrics.contrasts import PERSONA, POST_TRAINING, TEMPLATE, Contrast
+from psyfast.metrics.contrasts import CONDITION, PERSONA, POST_TRAINING, TEMPLATE, Contrast
 from psyfast.metrics.moments import ContrastMoments, effect_sizes
 from psyfast.metrics.pairs import PairTable
 from psyfast.metrics.permutation import benjamini_hochberg, sign_flip_p
@@ -18,7 +18,14 @@ from psyfast.metrics.schema import table
 
 Row = dict[str, object]
 SIDES = ["model_a", "condition_a", "model_b", "condition_b"]
-EFFECTS_OF = {POST_TRAINING: "pair_effects", PERSONA: "persona_effects", TEMPLATE: "template_effects"}
+EFFECTS_OF = {
+    POST_TRAINING: "pair_effects",
+    PERSONA: "persona_effects",
+    TEMPLATE: "template_effects",
+    CONDITION: "condition_effects",
+}
+MEANS_OF = {PERSONA: "persona", TEMPLATE: "template", CONDITION: "conditions"}
+"""Kinds of contrasts whose mean over experiments has a table of its own."""
 
 
 def sides(contrast: Contrast) -> Row:
@@ -70,8 +77,10 @@ def add_tests(
 
 
 def contrast_means(effects: pl.DataFrame) -> pl.DataFrame:
-    """For each contrast the mean d over the experiments that have one, and their number."""
-    return effects.group_by(SIDES, maintain_order=True).agg(num_experiments=pl.col("d").count(), d=pl.col("d").mean())
+    """For each contrast the mean d over the experiments that have one, their number, and the participants on both sides."""
+    return effects.group_by(SIDES, maintain_order=True).agg(
+        num_experiments=pl.col("d").count(), num_participants=pl.col("num_participants").sum(), d=pl.col("d").mean()
+    )
 
 
 def pair_table(effects: pl.DataFrame, contrasts: Sequence[Contrast], pairs: PairTable) -> pl.DataFrame:
@@ -139,8 +148,5 @@ def category_mean_table(by_pair: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFr
 
 
 def condition_tables(effects: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """Tables `persona` and `template`: the mean over experiments for each model and pair of conditions."""
-    return {
-        "persona": table("persona", contrast_means(effects["persona_effects"])),
-        "template": table("template", contrast_means(effects["template_effects"])),
-    }
+    """Tables `persona`, `template`, `conditions`: the mean over experiments for each model and pair of conditions."""
+    return {name: table(name, contrast_means(effects[EFFECTS_OF[kind]])) for kind, name in MEANS_OF.items()}

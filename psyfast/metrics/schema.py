@@ -42,6 +42,8 @@ _EFFECTS = {
     "q_value": NUMBER,
 }
 
+_MEANS = {**_SIDES, "num_experiments": COUNT, "num_participants": COUNT, "d": NUMBER}
+
 TABLES: dict[str, Schema] = {
     "models": {
         **_CELL,
@@ -73,6 +75,7 @@ TABLES: dict[str, Schema] = {
     "pair_effects": _EFFECTS,
     "persona_effects": _EFFECTS,
     "template_effects": _EFFECTS,
+    "condition_effects": _EFFECTS,
     "pairs": {
         "base": TEXT,
         "post": TEXT,
@@ -169,8 +172,9 @@ TABLES: dict[str, Schema] = {
         "is_equivalent": YES_NO,
         "reason": TEXT,
     },
-    "persona": {**_SIDES, "num_experiments": COUNT, "d": NUMBER},
-    "template": {**_SIDES, "num_experiments": COUNT, "d": NUMBER},
+    "persona": _MEANS,
+    "template": _MEANS,
+    "conditions": _MEANS,
 }
 
 
