@@ -9,8 +9,9 @@ from written_runs import response, write_run
 from psyfast.errors import PsyfastError, RunError, UsageError
 from psyfast.metrics.compute import compute_metrics
 from psyfast.metrics.config import MetricsConfig
-from psyfast.metrics.responses import index_responses, read_scores
+from psyfast.metrics.responses import index_responses
 from psyfast.metrics.results import open_results
+from psyfast.metrics.scores import read_scores
 from psyfast.metrics.summary import summarise
 from psyfast.store.run_folder import RunFolder
 
