@@ -81,13 +81,19 @@ def sample_studies(jobs: Sequence[Job], study: str, num_resamples: int, seed: in
 
 def _with_products(totals_CK: Floats) -> Floats:
     """The totals, and every product of two of them: what a variance's sums are made of."""
-    row, column = np.triu_indices(totals_CK.shape[1])
+    row, column = _two_of(totals_CK.shape[1])
     return np.concatenate([totals_CK, totals_CK[:, row] * totals_CK[:, column]], axis=1)
+
+
+@lru_cache(maxsize=8)
+def _two_of(width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    row, column = np.triu_indices(width)
+    return row, column
 
 
 def _samples(statistic: Statistic, totals_CK: Floats, sums: Floats) -> StudySamples:
     num, width = totals_CK.shape
-    row, column = np.triu_indices(width)
+    row, column = _two_of(width)
     with np.errstate(invalid="ignore", divide="ignore"):
         estimate = float(statistic.value(totals_CK.sum(axis=0)))
         gradient = statistic.gradient(sums[:, :width])

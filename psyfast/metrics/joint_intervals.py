@@ -56,7 +56,7 @@ class _Studies:
         with np.errstate(invalid="ignore", divide="ignore"):
             self.d_KG = statistic.value(sums_KG6)
         self.d_KG = np.where(np.isfinite(self.d_KG), self.d_KG, np.nan)
-        self.num_KG = np.stack([index.group_sums(t.any(axis=1)) for t in totals])
+        self.num_KG = np.stack([index.group_sums(np.asarray(t.any(axis=1))) for t in totals])
         self.num_people_G = np.zeros(len(index.groups), np.int64)
         self.d_KGB = np.full((*self.d_KG.shape, config.num_resamples), np.nan)
 
@@ -65,7 +65,7 @@ class _Studies:
         pairs = np.flatnonzero(~np.isnan(self.d_KG[:, group]))
         if not len(pairs):
             return
-        totals_CK6 = np.stack([self.totals[pair][self.index.members_G[group]] for pair in pairs], axis=1)
+        totals_CK6 = np.stack([self.totals[pair][self.index.members_G[group]] for pair in pairs.tolist()], axis=1)
         totals_CK6 = totals_CK6[totals_CK6.any(axis=(1, 2))]
         num = len(totals_CK6)
         self.num_people_G[group] = num
@@ -146,8 +146,9 @@ class _FixedMean:
 def _random_interval(mean: MeanOverPairs, drawn: _Studies, config: MetricsConfig) -> Interval:
     """The mean over experiments like these: studies are resampled, and participants within each that is drawn."""
     pairs = np.array(mean.pairs, np.int64)
-    has_KG = ~np.isnan(drawn.d_KG[np.ix_(pairs, mean.groups)])
-    groups = np.array(mean.groups, np.int64)[has_KG.any(axis=0)]
+    groups = np.array(mean.groups, np.int64)
+    has_KG = ~np.isnan(drawn.d_KG[np.ix_(pairs, groups)])
+    groups = groups[has_KG.any(axis=0)]
     pairs = pairs[has_KG.any(axis=1)]
     num = len(groups)
     d_KS = drawn.d_KG[np.ix_(pairs, groups)]
@@ -170,7 +171,7 @@ def _random_interval(mean: MeanOverPairs, drawn: _Studies, config: MetricsConfig
 
 def _mean_and_se(of_pairs: Iterable[tuple[Floats, Bools]]) -> tuple[Floats, Floats]:
     """Mean over pairs of the mean over studies, [B], and its standard error; of each pair d and whether there is one, [B, S]."""
-    total_B, influence_BS, num_pairs = 0.0, 0.0, 0
+    total_B, influence_BS, num_pairs = np.zeros(1), np.zeros((1, 1)), 0
     for d_BS, has_BS in of_pairs:
         num_B = has_BS.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -178,7 +179,7 @@ def _mean_and_se(of_pairs: Iterable[tuple[Floats, Bools]]) -> tuple[Floats, Floa
             influence_BS = influence_BS + np.where(has_BS, d_BS - mean_B[:, None], 0.0) / num_B[:, None]
         total_B = total_B + mean_B
         num_pairs += 1
-    num = np.shape(influence_BS)[1]
+    num = influence_BS.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         squares_B = np.square(influence_BS).sum(axis=1) * num / (num - 1)
     return np.asarray(total_B / num_pairs), np.sqrt(squares_B) / num_pairs

@@ -89,7 +89,7 @@ class MeansOfContrasts:
 
     def _mean(self, table_name: str, key: str, contrasts: Sequence[Contrast]) -> MeanOverPairs:
         """Which pairs and experiments the row of that name averages."""
-        groups = range(len(self.index.groups))
+        groups = list(range(len(self.index.groups)))
         chosen = [number for number, contrast in enumerate(contrasts) if self._is_in(table_name, key, contrast)]
         if table_name == "category_means":
             groups = [g for g in groups if key in self.categories.of(self.index.groups[g])]

@@ -21,7 +21,7 @@ from psyfast.metrics.interval_tables import (
 )
 from psyfast.metrics.responses import ResponseIndex
 from psyfast.metrics.schema import table
-from psyfast.metrics.statistics_of_totals import EFFECT, EFFECT_DDOF_0, MEAN
+from psyfast.metrics.statistics_of_totals import EFFECT, EFFECT_DDOF_0, MEAN, Statistic
 
 Row = dict[str, object]
 
@@ -70,7 +70,7 @@ def resample_everything(
 def _add_means(
     found: Resampling,
     contrast: Contrast,
-    by_statistic: Mapping[object, Resampled],
+    by_statistic: Mapping[Statistic, Resampled],
     categories: Categories,
     config: MetricsConfig,
 ) -> None:
