@@ -70,13 +70,18 @@ def sample_studies(jobs: Sequence[Job], study: str, num_resamples: int, seed: in
     if num < 2:
         return [[_one_participant(s, totals_CK, num_resamples) for s in statistics] for totals_CK, statistics in jobs]
     columns = np.concatenate([_with_products(totals_CK) for totals_CK, _ in jobs], axis=1)
-    sums = np.concatenate([chunk @ columns for chunk in participant_weights(num, num_resamples, seed, study)])
+    pieces = participant_weights(num, num_resamples, seed, study)
+    sums = np.concatenate([columns.T @ weights_BC.T for weights_BC in pieces], axis=1)
     found, start = [], 0
     for totals_CK, statistics in jobs:
-        stop = start + _with_products(totals_CK[:1]).shape[1]
-        found.append([_samples(statistic, totals_CK, sums[:, start:stop]) for statistic in statistics])
+        stop = start + _num_columns(totals_CK.shape[1])
+        found.append([_samples(statistic, totals_CK, sums[start:stop]) for statistic in statistics])
         start = stop
     return found
+
+
+def _num_columns(width: int) -> int:
+    return width + width * (width + 1) // 2
 
 
 def _with_products(totals_CK: Floats) -> Floats:
@@ -86,22 +91,25 @@ def _with_products(totals_CK: Floats) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def _two_of(width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _two_of(width: int) -> tuple[list[int], list[int]]:
     row, column = np.triu_indices(width)
-    return row, column
+    return row.tolist(), column.tolist()
 
 
-def _samples(statistic: Statistic, totals_CK: Floats, sums: Floats) -> StudySamples:
+def _samples(statistic: Statistic, totals_CK: Floats, sums_LB: Floats) -> StudySamples:
+    """A statistic and its variance of resampled sums of the totals and then of their products."""
     num, width = totals_CK.shape
-    row, column = _two_of(width)
     with np.errstate(invalid="ignore", divide="ignore"):
         estimate = float(statistic.value(totals_CK.sum(axis=0)))
-        gradient = statistic.gradient(sums[:, :width])
-        twice = np.where(row == column, 1.0, 2.0)
-        squares = (sums[:, width:] * gradient[:, row] * gradient[:, column]) @ twice
-        estimates_B = statistic.value(sums[:, :width])
+        estimates_B = statistic.value(sums_LB[:width].T)
+        gradient_KB = statistic.gradient(sums_LB[:width].T).T
+        squares_B = np.zeros(sums_LB.shape[1])
+        for products_B, row, column in zip(sums_LB[width:], *_two_of(width), strict=True):
+            term_B = gradient_KB[row] * gradient_KB[column]
+            term_B *= products_B if row == column else 2 * products_B
+            squares_B += term_B
         variance = linearised_variance(statistic, totals_CK)
-    return StudySamples(estimate, variance, num, estimates_B, np.maximum(squares, 0.0) * num / (num - 1))
+    return StudySamples(estimate, variance, num, estimates_B, np.maximum(squares_B, 0.0) * num / (num - 1))
 
 
 def _one_participant(statistic: Statistic, totals_CK: Floats, num_resamples: int) -> StudySamples:

@@ -32,7 +32,7 @@ def group_moments(index: ResponseIndex, values_R: Floats, used_R: Bools) -> Grou
     num_G = index.sum_G(used_R)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_G = index.sum_G(np.where(used_R, values_R, 0.0)) / num_G
-        deviation_R = np.where(used_R, values_R - mean_G[index.group_R], 0.0)
+        deviation_R = np.where(used_R, values_R - index.spread(mean_G), 0.0)
     squares_G = index.sum_G(deviation_R * deviation_R)
     return GroupMoments(num_G, mean_G, np.where(_constant_G(index, values_R, used_R), 0.0, squares_G))
 

@@ -43,7 +43,7 @@ def contrast_moments(index: ResponseIndex, a: CellScores, b: CellScores, *, join
     both_R = a.present_R & b.present_R
     used_R = (joint_R, joint_R) if joint_only else (both_R & a.scored_R, both_R & b.scored_R)
     of_a, of_b = (_moments_of(index, cell, used) for cell, used in zip((a, b), used_R, strict=True))
-    centre_R = np.nan_to_num(of_a.mean_G)[index.group_R]
+    centre_R = index.spread(np.nan_to_num(of_a.mean_G))
     values = [np.where(used, cell.nll_R - centre_R, 0.0) for cell, used in zip((a, b), used_R, strict=True)]
     totals_P6 = np.stack(
         [
@@ -88,10 +88,15 @@ def pooled_variances(
             gradient_G6 = statistic.gradient(totals_G6)
         influence_R = np.zeros(index.num_responses)
         for side, (value_R, used) in enumerate(zip(values, used_R, strict=True)):
-            constant, linear, square = (gradient_G6[:, 3 * side + power][index.group_R] for power in (2, 0, 1))
+            linear_G, square_G, constant_G = gradient_G6[:, 3 * side : 3 * side + 3].T
             with np.errstate(invalid="ignore"):  # groups without a spread
-                influence_R += np.where(used, (linear + square * value_R) * value_R + constant, 0.0)
-        found[statistic.name] = index.sum_G(influence_R * influence_R)
+                factor_R = index.spread(linear_G)
+                if square_G.any():
+                    factor_R += index.spread(square_G) * value_R
+                factor_R *= value_R
+                factor_R += index.spread(constant_G)
+            influence_R += factor_R if used.all() else np.where(used, factor_R, 0.0)
+        found[statistic.name] = index.sum_G(np.square(influence_R, out=influence_R))
     return found
 
 

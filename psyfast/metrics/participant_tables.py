@@ -38,17 +38,19 @@ def correlation_table(index: ResponseIndex, totals: Mapping[Key, Floats]) -> pl.
     Each experiment's own mean is taken off first (of ranks, for Spearman's), so that easy and hard experiments alone make
     no correlation; experiments of fewer than 3 joint participants are left out.
     """
-    rows: list[Row] = []
-    for condition in dict.fromkeys(condition for _, condition in totals):
-        keys = [key for key in totals if key[1] == condition]
+    keys = list(totals)
+    found: dict[tuple[Key, Key], Row] = {}
+    for condition in dict.fromkeys(condition for _, condition in keys):
+        mine = [key for key in keys if key[1] == condition]
         with np.errstate(invalid="ignore", divide="ignore"):
-            means_MP = np.stack([totals[key][:, 0] / totals[key][:, 1] for key in keys])
-        found = _correlations(index, means_MP)
-        rows += [
-            {"model_a": one[0], "model_b": other[0], "condition": condition, **found[number, number + 1 + behind]}
-            for number, one in enumerate(keys)
-            for behind, other in enumerate(keys[number + 1 :])
-        ]
+            means_MP = np.stack([totals[key][:, 0] / totals[key][:, 1] for key in mine])
+        found |= {(mine[one], mine[other]): row for (one, other), row in _correlations(index, means_MP).items()}
+    rows = [
+        {"model_a": one[0], "model_b": other[0], "condition": one[1], **found[one, other]}
+        for number, one in enumerate(keys)
+        for other in keys[number + 1 :]
+        if one[1] == other[1]
+    ]
     return table("correlations", rows)
 
 
@@ -67,12 +69,13 @@ def _correlations(index: ResponseIndex, means_MP: Floats) -> dict[tuple[int, int
             models = one if one is other else one + other
             group, values = index.group_P[joint], means_MP[models][:, joint]
             pearson, spearman = _within(group, values), _within(group, _ranks(group, values))
+            num_participants, num_experiments = int(joint.sum()), len(np.unique(group))
             places = {model: place for place, model in enumerate(models)}
             for x in one:
                 for y in other:
                     found[min(x, y), max(x, y)] = {
-                        "num_participants": int(joint.sum()),
-                        "num_experiments": len(np.unique(group)),
+                        "num_participants": num_participants,
+                        "num_experiments": num_experiments,
                         "pearson": float(pearson[places[x], places[y]]),
                         "spearman": float(spearman[places[x], places[y]]),
                     }

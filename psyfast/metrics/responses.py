@@ -63,6 +63,10 @@ class ResponseIndex:
             sums_P[self.with_responses] = np.add.reduceat(values_R, first, dtype=np.float64)
         return sums_P
 
+    def spread(self, values_G: Floats) -> Floats:
+        """Each response's group's value."""
+        return np.repeat(values_G[self.group_P], self.participants["num_responses"].to_numpy())
+
     @cached_property
     def with_responses(self) -> Ints:
         """Participants that have any."""
