@@ -170,16 +170,19 @@ def _random_interval(mean: MeanOverPairs, drawn: _Studies, config: MetricsConfig
 
 
 def _mean_and_se(of_pairs: Iterable[tuple[Floats, Bools]]) -> tuple[Floats, Floats]:
-    """Mean over pairs of the mean over studies, [B], and its standard error; of each pair d and whether there is one, [B, S]."""
-    total_B, influence_BS, num_pairs = np.zeros(1), np.zeros((1, 1)), 0
+    """Mean over pairs of the mean over studies, [B], and its standard error; of each pair d and whether there is one, [B, S].
+
+    A resample that drew none of a pair's studies is the mean over the other pairs.
+    """
+    total_B, num_pairs_B, influence_BS = np.zeros(1), np.zeros(1), np.zeros((1, 1))
     for d_BS, has_BS in of_pairs:
         num_B = has_BS.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean_B = np.where(has_BS, d_BS, 0.0).sum(axis=1) / num_B
-            influence_BS = influence_BS + np.where(has_BS, d_BS - mean_B[:, None], 0.0) / num_B[:, None]
+        share_B = 1 / np.maximum(num_B, 1)
+        mean_B = np.where(has_BS, d_BS, 0.0).sum(axis=1) * share_B
+        influence_BS = influence_BS + np.where(has_BS, d_BS - mean_B[:, None], 0.0) * share_B[:, None]
         total_B = total_B + mean_B
-        num_pairs += 1
+        num_pairs_B = num_pairs_B + (num_B > 0)
     num = influence_BS.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         squares_B = np.square(influence_BS).sum(axis=1) * num / (num - 1)
-    return np.asarray(total_B / num_pairs), np.sqrt(squares_B) / num_pairs
+        return np.asarray(total_B / num_pairs_B), np.sqrt(squares_B) / num_pairs_B
