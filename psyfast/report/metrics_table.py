@@ -114,8 +114,8 @@ def _effect_tables(metrics: Metrics) -> list[Table]:
         "persona": "persona (d > 0: it helps)",
         "template": "chat template (d > 0: it harms)",
         "conditions": "condition against plain (d > 0: it helps)",
-        "types": "types of post-training, means over pairs (d > 0: worse)",
-        "generations": "generations, means over the pairs of the trend (d > 0: worse)",
+        "types": "types, means over pairs (d > 0: worse)",
+        "generations": "generations, means over pairs (d > 0: worse)",
     }
     return [
         _effect_table(title, rows)
@@ -150,7 +150,7 @@ def _effect_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _limits(row: dict[str, Any]) -> str:
-    return DASH if row["low"] is None else f"{row['low']:+.3f} – {row['high']:+.3f}"
+    return DASH if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
 
 
 def _side(row: dict[str, Any], side: str) -> str:
