@@ -20,6 +20,10 @@ from psyfast.metrics.responses import Floats
 from psyfast.metrics.statistics_of_totals import Statistic, linearised_variance
 
 FIXED, RANDOM = "studies fixed", "studies random"
+MIN_DF = 9
+"""Degrees of freedom from which on the bootstrap is used. Of two participants every second resample draws one of them
+twice and has no standard error, of ten one in a thousand million; between, pivots of a few hundred stand for nothing.
+"""
 CHUNK = 4_000_000
 """Resampled participants in memory at a time."""
 KEPT = 1_000_000
@@ -196,18 +200,34 @@ def pivoted(
     counts: tuple[int, int],
     note: str | None,
 ) -> Interval:
-    """The interval of an estimate, its standard error and its resampled pivots. counts: of studies and participants."""
+    """The interval of an estimate, its standard error and its resampled pivots. counts: of studies and participants.
+
+    With fewer than MIN_DF degrees of freedom the pivots are those of Student's t: too few things are drawn again and again.
+    """
     estimate, se, t_B = figures
     num_studies, num_participants = counts
+    df = num_studies - 1 if estimand == RANDOM else num_participants - num_studies
+    if 0 < df < MIN_DF:
+        t_B = student_pivots(df, len(t_B))
     # A resample that draws the same again and again has no standard error: its pivot is as extreme as can be.
     t_B = np.sort(np.where(np.isnan(t_B), np.inf, t_B))
     high_t, low_t = quantiles(t_B, level)
     low, high = estimate - low_t * se, estimate - high_t * se
-    if not (np.isfinite(low) and np.isfinite(high) and np.isfinite(se)):
+    if se == 0 or not (np.isfinite(low) and np.isfinite(high) and np.isfinite(se)):
         what = f"{num_studies} experiments" if estimand == RANDOM else f"{num_participants} participants"
         note = f"all {what} have the same value" if se == 0 else f"too few for an interval: {what}"
         low = high = np.nan
     return Interval(estimand, estimate, se, low, high, num_studies, num_participants, note, t_B)
+
+
+@lru_cache(maxsize=64)
+def student_pivots(df: int, num: int) -> Floats:
+    """Quantiles of Student's t at (b − ½) / num, ascending: with t = √df tan θ the density of θ is as cos^(df − 1) θ."""
+    theta = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
+    density = np.cos(theta) ** (df - 1) if df > 1 else np.ones_like(theta)
+    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    levels = (np.arange(1, num + 1) - 0.5) / num
+    return np.asarray(np.sqrt(df) * np.tan(np.interp(levels, below / below[-1], theta)))
 
 
 def quantiles(t_B: Floats, level: float) -> tuple[float, float]:

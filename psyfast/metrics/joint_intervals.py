@@ -179,7 +179,8 @@ def _mean_and_se(of_pairs: Iterable[tuple[Floats, Bools]]) -> tuple[Floats, Floa
         num_B = has_BS.sum(axis=1)
         share_B = 1 / np.maximum(num_B, 1)
         mean_B = np.where(has_BS, d_BS, 0.0).sum(axis=1) * share_B
-        influence_BS = influence_BS + np.where(has_BS, d_BS - mean_B[:, None], 0.0) * share_B[:, None]
+        with np.errstate(invalid="ignore"):  # a resample that has no spread has no finite d
+            influence_BS = influence_BS + np.where(has_BS, d_BS - mean_B[:, None], 0.0) * share_B[:, None]
         total_B = total_B + mean_B
         num_pairs_B = num_pairs_B + (num_B > 0)
     num = influence_BS.shape[1]

@@ -107,3 +107,12 @@ def test_benjamini_hochberg_by_hand():
     # Sorted .01 .02 .03 .5: · 4/rank = .04 .04 .04 .5.
     found = benjamini_hochberg(np.array([0.5, 0.01, np.nan, 0.03, 0.02]))
     assert found == pytest.approx([0.5, 0.04, np.nan, 0.04, 0.04], nan_ok=True)
+
+
+@pytest.mark.parametrize(("df", "tabled"), [(1, 12.706), (2, 4.303), (4, 2.776), (8, 2.306)])
+def test_few_participants_have_the_interval_of_students_t(df, tabled):
+    values = np.arange(df + 1.0)
+    found = fixed_interval([sample_study(MEAN, np.stack([values, np.ones(df + 1)], axis=1), "s", 1999, 0)], 0.95)
+    half = tabled * values.std(ddof=1) / np.sqrt(df + 1)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.02 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.02 * half)
