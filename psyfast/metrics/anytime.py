@@ -155,8 +155,9 @@ def half_width(precision: Precision, until: float, level: float = 0.95) -> Float
     variance, freedom = precision.variance, precision.freedom
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = 1 + _mixing_variance(until, level) / variance
-        q = np.exp((np.log(ratio) - 2 * math.log(1 - level)) / (freedom + 1))
-        z_squared = np.where((q < ratio) & (variance > 0), freedom * (q - 1) / (1 - q / ratio), np.inf)
+        growth = np.expm1((np.log(ratio) - 2 * math.log(1 - level)) / (freedom + 1))  # q − 1
+        found = freedom * growth / (1 - (1 + growth) / ratio)
+        z_squared = np.where((1 + growth < ratio) & (variance > 0), found, np.inf)
         width = np.sqrt(variance) * (np.sqrt(z_squared) + np.abs(precision.skewness) * (1 + 2 * z_squared) / 6)
     return np.where(np.isfinite(z_squared), width, np.inf)
 
