@@ -156,25 +156,40 @@ class ModelRun:
     def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
         """Make every part that is missing."""
         for condition in self.config.conditions:
-            num_layers = self.model.traits.num_layers
-            meter = Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
+            meter = self.meter(on_progress)
             finished = self.run.finished_parts(self.model.model_id, condition)
             transcripts = _Checked(iter(self.reader), self._digests)
             for part_idx, start, stop in gaps(finished):
                 meter.skip(transcripts.skip_to(start))
                 pending = islice(transcripts, None if stop is None else stop - start)
-                stopwatch = _Stopwatch()
-                works = self._works(pending, stopwatch)
-                for window in windows(
-                    works, lambda work: work.request, self.memory.window_slots, share=self.config.share
-                ):
-                    self._score_window(condition, part_idx, start, window, stopwatch, meter)
-                    part_idx, start = part_idx + 1, start + len(window.items)
-                    if should_stop is not None and should_stop():
-                        raise RunInterruptedError(
-                            f"stopped after part {part_idx - 1} of model {self.model.model_id}; the same command with "
-                            "--resume goes on from there"
-                        )
+                for record in self.score_parts(condition, (part_idx, start), pending, meter):
+                    self.stop_if_asked(should_stop, record)
+
+    def meter(self, on_progress: OnProgress | None) -> Meter:
+        """What measures how far this model is."""
+        num_layers = self.model.traits.num_layers
+        return Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
+
+    def stop_if_asked(self, should_stop: Callable[[], bool] | None, last: PartRecord) -> None:
+        """RunInterruptedError after a part where that was asked for."""
+        if should_stop is not None and should_stop():
+            raise RunInterruptedError(
+                f"stopped after part {last.part_idx} of model {self.model.model_id}; the same command with "
+                "--resume goes on from there"
+            )
+
+    def score_parts(
+        self, condition: str, first: tuple[int, int], transcripts: Iterator[Transcript], meter: Meter
+    ) -> Iterator[PartRecord]:
+        """Score transcripts, window by window, into parts from number (part, transcript) `first` on; each is yielded once
+        it is written.
+        """
+        part_idx, start = first
+        stopwatch = _Stopwatch()
+        works = self._works(transcripts, stopwatch)
+        for window in windows(works, lambda work: work.request, self.memory.window_slots, share=self.config.share):
+            yield self._score_window(condition, part_idx, start, window, stopwatch, meter)
+            part_idx, start = part_idx + 1, start + len(window.items)
 
     def _works(self, transcripts: Iterator[Transcript], stopwatch: _Stopwatch) -> Iterator[Work]:
         kept, to_encode = tee(transcripts)
@@ -197,7 +212,7 @@ class ModelRun:
 
     def _score_window(
         self, condition: str, part_idx: int, start: int, window: Window[Work], stopwatch: _Stopwatch, meter: Meter
-    ) -> None:
+    ) -> PartRecord:
         works, plan = window.items, window.plan()
         self._require_room(works[0].transcript, plan)
         stopwatch.lap("plan")
@@ -219,6 +234,7 @@ class ModelRun:
         meter.finish(size)
         self.spent = self.spent.plus(required, record.seconds["engine"])
         log.info("part %d: %d transcripts, %s", part_idx, len(works), record.seconds)
+        return record
 
     def _required(self, plan: Plan, works: list[Work]) -> RequiredFlop:
         """What a window requires; where prefixes are computed anew for comparison, what they would with sharing."""

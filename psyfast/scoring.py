@@ -22,7 +22,7 @@ import psyfast
 from psyfast.config import ScoreConfig
 from psyfast.data.records import PERSONA_FIELDS, Transcript
 from psyfast.data.transcripts import ReadReport, TranscriptReader
-from psyfast.errors import DataError
+from psyfast.errors import DataError, RunError
 from psyfast.inputs import Inputs
 from psyfast.model.load.model import open_model
 from psyfast.model_run import ModelRun, Spent, gaps
@@ -77,6 +77,8 @@ def score_run(
     from there. Raises a PsyfastError for whatever a user can mend.
     """
     config = inputs.config
+    if inputs.old is not None and "compare" in inputs.old:
+        raise RunError(f"{inputs.run.path}: was made by psyfast compare; go on with psyfast compare --resume")
     operators = resolve(
         config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
     )
@@ -104,7 +106,7 @@ def _score_locked(
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
     started = time.perf_counter()
     scan = scan_transcripts(inputs.reader, run, write=old is None or not run.has_tables())
-    manifest = _manifest(config, operators, scan, old)
+    manifest = started_manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:
         require_same(old, manifest, f"{run.path}: cannot resume")
@@ -138,8 +140,8 @@ def _score_locked(
             run.write_manifest(manifest)
             model_run.score(on_progress, should_stop)
         spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
-    manifest["peak"].update(_share_of_peak(spent, peak))
-    _close(manifest, run, config, scan.num_transcripts)
+    manifest["peak"].update(share_of_peak(spent, peak))
+    close_manifest(manifest, run, config, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
 
@@ -187,7 +189,9 @@ def _transcript_row(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None) -> dict[str, Any]:
+def started_manifest(
+    config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The manifest at the start; a resumed run keeps what it has and adds a session."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     session = {
@@ -220,7 +224,7 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
     }
 
 
-def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
+def share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak."""
     return {
         "required_gflop": spent.required.total / 1e9,
@@ -230,7 +234,7 @@ def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     }
 
 
-def _close(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig, num_transcripts: int) -> None:
+def close_manifest(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig, num_transcripts: int) -> None:
     """Totals over all parts, whoever wrote them; `partial` where an earlier session left a model unfinished."""
     seconds: Counter[str] = Counter()
     flags: dict[str, dict[str, dict[str, int]]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def drawing_order(sizes: Sequence[int]) -> Iterator[int]:
@@ -21,15 +21,13 @@ def drawing_order(sizes: Sequence[int]) -> Iterator[int]:
 def draw_rank(key: tuple[str, str, str], seed: int) -> bytes:
     """Where a participant (study, experiment, participant) stands among those of its study: ranks are drawn in their order.
 
-    A keyed hash (BLAKE2b of the names under the seed), so that neither the order of the data nor who else takes part plays a
-    role: participants that are there twice are in the same order twice.
+    A hash (BLAKE2b) of seed and names, so that neither the order of the data nor who else takes part plays a role.
     """
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=16, key=str(seed).encode())
-    return digest.digest()
+    return hashlib.blake2b(json.dumps([seed, *key]).encode(), digest_size=16).digest()
 
 
-def drawn(keys: Sequence[tuple[str, str, str]], seed: int) -> list[int]:
-    """Indices of `keys` in the order in which they are drawn; studies take turns in the order in which they first occur."""
+def drawn(keys: Iterable[tuple[str, str, str]], seed: int) -> list[int]:
+    """Indices of `keys` (study, experiment, participant) in the order in which they are drawn; studies take turns in the order in which they first occur."""
     by_study: dict[str, list[tuple[bytes, int]]] = {}
     for idx, key in enumerate(keys):
         by_study.setdefault(key[0], []).append((draw_rank(key, seed), idx))

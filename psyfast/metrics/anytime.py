@@ -98,6 +98,11 @@ class AnytimeMean:
         self._third[study] = self._cube[study] * n / ((n - 1) * (n - 2)) / n**2 * left  # k-statistic of Fisher, over n²
 
     @property
+    def means(self) -> Floats:
+        """Of each study, those taken in; [studies, *shape]."""
+        return self._mean
+
+    @property
     def num_studies(self) -> int:
         """K: studies that have a participant."""
         return sum(size > 0 for size in self.sizes)
@@ -110,9 +115,7 @@ class AnytimeMean:
     @property
     def has_interval(self) -> bool:
         """Whether enough participants were taken in for an interval."""
-        pairs = list(zip(self.counts, self.sizes, strict=True))
-        begun = [n for n, size in pairs if n < size]
-        return not begun or (min(begun) >= LEAST_A_STUDY and sum(n - 1 for n in begun) >= LEAST_FREEDOM)
+        return are_enough(self.counts, self.sizes)
 
     @property
     def estimate(self) -> Floats:
@@ -139,6 +142,12 @@ class AnytimeMean:
         if not self.has_interval:
             return np.full(self._mean.shape[1:], np.inf)
         return half_width(self.precision, until, level)
+
+
+def are_enough(counts: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether an interval can be had after so many participants of studies of these sizes."""
+    begun = [n for n, size in zip(counts, sizes, strict=True) if n < size]
+    return not begun or (min(begun) >= LEAST_A_STUDY and sum(n - 1 for n in begun) >= LEAST_FREEDOM)
 
 
 def half_width(precision: Precision, until: float, level: float = 0.95) -> Floats:

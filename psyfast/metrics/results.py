@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psyfast.errors import RunError
+from psyfast.store.manifest import num_transcripts_of
 from psyfast.store.run_folder import PartRecord, RunFolder
 
 _SAME = (("protocol", "--protocol"), ("lane", "--lane"))
@@ -140,7 +141,7 @@ def _listed(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 def _part(run: RunFolder, manifest: Mapping[str, Any], model: str, condition: str) -> Part:
     records = run.finished_parts(model, condition)
-    missing = _first_gap(records, manifest["data"]["num_transcripts"])
+    missing = _first_gap(records, num_transcripts_of(manifest))
     if missing is not None:
         raise RunError(
             f"{run.path}: model {model}, condition {condition} lacks the transcripts from number {missing} on, although "
