@@ -66,7 +66,7 @@ class _Work:
         self.contrasts = find_contrasts(results, pairs)
         self.reader = ScoreReader(index, results, left_out=config.left_out)
         self.choices = ChoiceReader(index, results)
-        self.notes: list[str] = []
+        self.notes: list[str] = list(results.notes)
         self.baseline_nlls = self._baseline_nlls()
         self.totals: dict[tuple[str, str], Floats] = {}
         self.choice_rows: list[Row] = []

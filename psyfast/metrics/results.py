@@ -39,12 +39,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """Finished runs of one protocol and lane, and their cells in order of model and condition."""
+    """Finished runs of one protocol and lane, and their cells in order of model and condition.
+
+    notes: what a reader of figures over them has to know, a sentence each.
+    """
 
     runs: tuple[RunFolder, ...]
     protocol: str
     lane: str
     cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
 
     def cell(self, model: str, condition: str) -> Cell | None:
         """The cell of a model and a condition; None where no run has it."""
@@ -75,7 +79,18 @@ def open_results(paths: Sequence[Path]) -> Results:
         _require_same(runs, [_config(run, m).get(key) for run, m in zip(runs, manifests, strict=True)], option)
     config = _config(runs[0], manifests[0])
     cells = _cells(zip(runs, manifests, strict=True))
-    return Results(tuple(runs), str(config.get("protocol")), str(config.get("lane")), cells)
+    notes = tuple(note for run, m in zip(runs, manifests, strict=True) for note in _notes(run, m))
+    return Results(tuple(runs), str(config.get("protocol")), str(config.get("lane")), cells, notes)
+
+
+def _notes(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[str]:
+    compared = manifest.get("compare")
+    if compared is not None and compared["decision"] != "complete":
+        yield (
+            f"{run.path}: a comparison that stopped after {compared['looks'][-1]['num_scored']:,} of "
+            f"{compared['num_participants']:,} participants, drawn at random from every study; the intervals here do not "
+            "allow for when it stopped, that of psyfast compare does"
+        )
 
 
 def _config(run: RunFolder, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
