@@ -77,7 +77,7 @@ def case(args: argparse.Namespace, name: str, requests: list[Request]) -> dict[s
     calls: dict[str, Callable[[], object]] = {
         "plan_batch": lambda: plan_batch(requests),
         "plan_batch_unshared": lambda: plan_batch(requests, share=False),
-        "windows": lambda: [window.plan() for window in windows(requests, lambda r: r, args.window_slots)],
+        "windows": lambda: [window.plan() for window in windows(requests, lambda r: (r,), args.window_slots)],
     }
     if name == "transcripts":
         del calls["plan_batch_unshared"]  # 80 million tokens: every option with a transcript of its own

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from psyfast.config import ScoreConfig
 from psyfast.data.audit import AuditReport, audit
 from psyfast.data.choice_sets import ChooseOptions
+from psyfast.data.conditions.own import OwnFunction
 from psyfast.data.records import Transcript
 from psyfast.data.text_audit import TextAudit, audit_text
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_from_rows
+from psyfast.data.trials import TrialNumbers
 from psyfast.errors import RunError, UsageError
 from psyfast.inputs import find_inputs, read_options
 from psyfast.metrics.comparison import CompareGoal, Look, ModelComparison
@@ -80,6 +82,8 @@ def score(
     protocol: str = "exact",
     lane: str = "bf16",
     options: str | ChooseOptions = "data",
+    conditions: str | Iterable[str | OwnFunction] = ("plain",),
+    trials: TrialNumbers | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,
@@ -91,32 +95,45 @@ def score(
     transcripts: a path (file, folder of studies), a data set id, several of these, or rows as dicts with a `text` (as
     in a `.jsonl` file) or `Transcript`s. options: "data" for the field `options`; "auto" to find the choice sets of
     transcripts that bring none (docs/options-and-trials.md); or a function of a `Transcript` that returns one list of
-    options, or one (or None) for each response. out: the run folder to write and keep (docs/results.md). settings: the other
-    fields of `psyfast.config.ScoreConfig`.
+    options, or one (or None) for each response. conditions: names, and functions of your own from a `Transcript` to a
+    `RenderedText` (docs/conditions.md). trials: a function that returns the number of each response's trial. out: the run
+    folder to write and keep (docs/results.md). settings: the other fields of `psyfast.config.ScoreConfig`.
 
     Raises a PsyfastError (UsageError, DataError, ModelError, RunError, BackendError) for what the caller can mend.
     """
     from psyfast.scoring import score_run  # loads torch, which audit_transcripts does without
 
     models = (model,) if isinstance(model, str) else tuple(model)
+    wanted = (conditions,) if isinstance(conditions, str) or callable(conditions) else tuple(conditions)
+    condition_names = tuple(one for one in wanted if isinstance(one, str))
+    functions = tuple(one for one in wanted if not isinstance(one, str))
     sources, rows = _sources(transcripts)
     try:
         named = "callable" if callable(options) else options
-        config = ScoreConfig(models=models, sources=sources, protocol=protocol, lane=lane, options=named, **settings)
+        settings = {"models": models, "sources": sources, "protocol": protocol, "lane": lane, **settings}
+        of_trials = "data" if trials is None else "callable"
+        config = ScoreConfig(options=named, trials=of_trials, conditions=condition_names, **settings)
     except TypeError as error:
         raise UsageError(f"score(): {error}; settings are the fields of psyfast.config.ScoreConfig") from error
     choose = options if callable(options) else None
     reader = None if rows is None else transcripts_from_rows(rows, MEMORY, read_options(config, choose))
+
+    def run_into(folder: Path) -> RunFolder:
+        inputs = find_inputs(
+            config,
+            folder,
+            resume=resume and out is not None,
+            reader=reader,
+            choose_options=choose,
+            decide_trials=trials,
+            own_conditions=functions,
+        )
+        return score_run(inputs, on_progress=on_progress)
+
     if out is not None:
-        run = score_run(
-            find_inputs(config, Path(out), resume=resume, reader=reader, choose_options=choose), on_progress=on_progress
-        )
-        return load_result(run.path)
-    with tempfile.TemporaryDirectory(prefix="psyfast-") as folder:
-        run = score_run(
-            find_inputs(config, Path(folder) / "run", reader=reader, choose_options=choose), on_progress=on_progress
-        )
-        return load_result(run.path, keep=False)
+        return load_result(run_into(Path(out)).path)
+    with tempfile.TemporaryDirectory(prefix="psyfast-") as temporary:
+        return load_result(run_into(Path(temporary) / "run").path, keep=False)
 
 
 def compare(
@@ -132,6 +149,8 @@ def compare(
     protocol: str = "exact",
     lane: str = "bf16",
     options: str | ChooseOptions = "data",
+    condition: str | OwnFunction = "plain",
+    trials: TrialNumbers | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     on_look: Callable[[Look, int], None] | None = None,
@@ -143,7 +162,7 @@ def compare(
     What is estimated: the unweighted mean over studies of the mean over participants of nll_post − nll_base, in nats a
     response. It stops where the half-width of an interval that holds at all looks at once is below `until`, where the
     interval excludes 0 (unless stop_at_sign is False), after max_participants, or when all are scored. every: participants
-    between two looks (None: one of each study). on_look: called after each look with it and the number of participants in
+    between two looks (None: one of each study). condition: what both models are shown (docs/conditions.md). on_look: called after each look with it and the number of participants in
     all. The rest as in `score`; the setting `seed` draws another order.
 
     Raises a PsyfastError for what the caller can mend.
@@ -153,17 +172,27 @@ def compare(
     goal = CompareGoal(until, level, stop_at_sign, max_participants, every)
     sources, rows = _sources(transcripts)
     try:
-        named = "callable" if callable(options) else options
+        settings = {"models": (base, post), "sources": sources, "protocol": protocol, "lane": lane, **settings}
         config = ScoreConfig(
-            models=(base, post), sources=sources, protocol=protocol, lane=lane, options=named, **settings
+            options="callable" if callable(options) else options,
+            trials="data" if trials is None else "callable",
+            conditions=(condition,) if isinstance(condition, str) else (),
+            **settings,
         )
     except TypeError as error:
         raise UsageError(f"compare(): {error}; settings are the fields of psyfast.config.ScoreConfig") from error
     choose = options if callable(options) else None
     reader = None if rows is None else transcripts_from_rows(rows, MEMORY, read_options(config, choose))
-    with tempfile.TemporaryDirectory(prefix="psyfast-") as folder:
-        path = Path(folder) / "run" if out is None else Path(out)
-        inputs = find_inputs(config, path, resume=resume, reader=reader, choose_options=choose)
+    with tempfile.TemporaryDirectory(prefix="psyfast-") as temporary:
+        inputs = find_inputs(
+            config,
+            Path(temporary) / "run" if out is None else Path(out),
+            resume=resume and out is not None,
+            reader=reader,
+            choose_options=choose,
+            decide_trials=trials,
+            own_conditions=() if isinstance(condition, str) else (condition,),
+        )
         found = compare_run(inputs, goal, on_progress=on_progress, on_look=on_look)
     return found if out is not None else replace(found, folder=None)
 
@@ -199,8 +228,12 @@ def score_again(
     config = ScoreConfig.from_dict(manifest["config"])
     if MEMORY in config.sources:
         raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")
-    if config.options == "callable":
-        raise RunError(f"{manifest_path}: its choice sets came from a function; score it again from Python")
+    if config.options == "callable" or config.trials == "callable":
+        what = "choice sets" if config.options == "callable" else "trials"
+        raise RunError(f"{manifest_path}: its {what} came from a function; score it again from Python")
+    for name in config.conditions:
+        if manifest.get("conditions", {}).get(name, {}).get("is_own"):
+            raise RunError(f"{manifest_path}: its condition '{name}' came from a function; score it again from Python")
     # The run's own number of threads and backends give its bits; its windows are kept model by model.
     used = manifest["arithmetic"]
     backend = "reference" if set(used["operators"].values()) == {"reference"} else "auto"

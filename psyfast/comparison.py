@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from psyfast.config import ScoreConfig
+from psyfast.data.conditions.chat_template import ChatTemplate
 from psyfast.data.drawing_order import drawing_order
-from psyfast.data.drawn_transcripts import DrawnTranscripts
+from psyfast.data.drawn_transcripts import DrawnTranscripts, FirstDrawn
 from psyfast.data.records import Transcript
 from psyfast.data.transcripts import TranscriptReader, transcripts_from_rows
 from psyfast.errors import DataError, RunError, UsageError
@@ -33,17 +34,18 @@ from psyfast.metrics.comparison import (
     paired_differences,
 )
 from psyfast.model.load.model import open_model
-from psyfast.model_run import ModelRun, Spent, gaps
+from psyfast.model_run import ModelRun, Spent
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, resolve
+from psyfast.parts import Missing, PartNumbers, gaps
 from psyfast.process_memory import TOKENIZER_BYTES, default_limit, planned_memory, resident_bytes
 from psyfast.report.progress import Meter, OnProgress
 from psyfast.rows import DIGEST_BYTES, transcript_digest
-from psyfast.scoring import Scan, close_manifest, scan_transcripts, share_of_peak, started_manifest
-from psyfast.store.manifest import require_same
+from psyfast.scan import Scan, scan_transcripts
+from psyfast.scoring import close_manifest, distinct, share_of_peak, started_manifest, templates_of
+from psyfast.store.manifest import require_same, require_same_renderings
 from psyfast.store.run_folder import PartRecord, RunFolder
 
-CONDITION = "plain"
 LEAST_A_BATCH = 4
 """Participants between two looks, where there are fewer studies: a batch of a single one leaves the machine half idle."""
 
@@ -68,6 +70,10 @@ def compare_run(
     if len(inputs.located) != 2:
         raise UsageError(
             f"{len(inputs.located)} models were named, expected two: the base model and the one held against it"
+        )
+    if len(inputs.renderer.names) != 1:
+        raise UsageError(
+            f"the conditions are {', '.join(inputs.renderer.names)}, expected one to compare the models under"
         )
     operators = resolve(
         config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
@@ -123,10 +129,12 @@ def _require_memory(inputs: Inputs, operators: Operators) -> None:
 
 @dataclass
 class _Side:
-    """One of the two models. records: its finished parts, in order."""
+    """One of the two models. records: its finished parts, in the order of what they cover; numbers: of new ones."""
 
     model_run: ModelRun
+    condition: str
     records: list[PartRecord]
+    numbers: PartNumbers
     meter: Meter
 
     @property
@@ -148,31 +156,39 @@ def _compare_locked(
 ) -> ModelComparison:
     config, run = inputs.config, inputs.run
     started = time.perf_counter()
-    scan = scan_transcripts(inputs.reader, run, write=False)
+    inputs = replace(inputs, renderer=inputs.renderer.with_pools(inputs.reader))
+    templates = templates_of(inputs.located, needed=inputs.renderer.needs_template)
+    scan = scan_transcripts(inputs.reader, inputs.renderer, distinct(templates), run, write=False)
     base, post = (place.model_id for place in inputs.located)
     manifest = started_manifest(config, operators, scan, inputs.old)
     manifest["compare"] = {"base": base, "post": post, "seed": config.seed, "goal": asdict(goal)}
     if inputs.old is not None:
         require_same(inputs.old, manifest, f"{run.path}: cannot resume")
+        require_same_renderings(inputs.old, scan.conditions(), f"{run.path}: cannot resume")
     with ExitStack() as stack:
         drawn = stack.enter_context(DrawnTranscripts(_checked(inputs.reader, scan), run.path, config.seed))
         manifest["seconds"]["scan"] += time.perf_counter() - started
         _require_some(drawn, goal)
         run.write_manifest(manifest)
-        sides = _open_both(inputs, operators, scan, drawn, manifest, on_progress, stack)
+        sides = _open_both(inputs, operators, scan, drawn, manifest, templates, on_progress, stack)
         run.write_manifest(manifest)
         comparison = _Comparison(goal, drawn, sides, on_look, should_stop).run()
-        scan_transcripts(
-            transcripts_from_rows(drawn.first(comparison.looks[-1].num_scored), "<drawn>"), run, write=True
-        )
+        _write_tables(inputs, drawn.first(comparison.looks[-1].num_scored), templates)
     manifest["compare"] = {**comparison.to_dict(), "seed": config.seed}
     spent = Spent()
     for side in sides:
         spent = spent.plus(side.model_run.spent.required, side.model_run.spent.seconds)
     manifest["peak"].update(share_of_peak(spent, manifest["peak"]["gflop_per_s"]))
-    close_manifest(manifest, run, config, comparison.looks[-1].num_scored)
+    close_manifest(manifest, run, comparison.looks[-1].num_scored)
     run.write_manifest(manifest)
     return replace(comparison, folder=run.path)
+
+
+def _write_tables(inputs: Inputs, scored: FirstDrawn, templates: Sequence[ChatTemplate | None]) -> None:
+    """The tables of participants and transcripts: of those that were scored."""
+    for path in (inputs.run.participants_path, inputs.run.transcripts_path):
+        path.unlink(missing_ok=True)
+    scan_transcripts(transcripts_from_rows(scored, "<drawn>"), inputs.renderer, distinct(templates), inputs.run)
 
 
 def _checked(reader: TranscriptReader, scan: Scan) -> Iterator[Transcript]:
@@ -199,6 +215,7 @@ def _open_both(
     scan: Scan,
     drawn: DrawnTranscripts,
     manifest: dict[str, Any],
+    templates: Sequence[ChatTemplate | None],
     on_progress: OnProgress | None,
     stack: ExitStack,
 ) -> tuple[_Side, _Side]:
@@ -218,6 +235,8 @@ def _open_both(
             scan.longest,
             (model_idx, 2),
             manifest["peak"]["gflop_per_s"],
+            inputs.renderer,
+            templates[model_idx],
         )
         stack.enter_context(closing(model_run))
         manifest["models"][place.model_id] = model_run.open(recorded.get(place.model_id))
@@ -225,10 +244,11 @@ def _open_both(
         still_to_come = max(0, sum(model_run.memory.bytes_of.values()) - resident_bytes())
         own = replace(config, memory_limit=max(1, limit - still_to_come))
         meter = model_run.meter(on_progress)
-        records = run.finished_parts(place.model_id, CONDITION)
+        (condition,) = inputs.renderer.names
+        records = run.finished_parts(place.model_id, condition)
         for record in records:
             meter.skip(sum(drawn.num_chars[record.transcript_start : record.transcript_stop]))
-        sides.append(_Side(model_run, records, meter))
+        sides.append(_Side(model_run, condition, records, PartNumbers(records), meter))
     one, other = (manifest["models"][place.model_id] for place in inputs.located)
     if all(one[key] == other[key] for key in ("weights_sha256", "tokenizer_sha256", "adapters")):
         raise UsageError(f"{one['path']} and {other['path']} are the same model; name two that differ")
@@ -264,7 +284,7 @@ class _Comparison:
         start = 0
         for stop in batch_stops(self.drawn.sizes, self.goal.every, self._most):
             for side in self.sides:
-                self._score(side, start, stop)
+                self._score(side, stop)
             self._take_in(start, stop)
             looks.append(self._look())
             if self._on_look is not None:
@@ -276,18 +296,20 @@ class _Comparison:
             start = stop
         raise AssertionError("the last batch decides")
 
-    def _score(self, side: _Side, start: int, stop: int) -> None:
-        """Make the parts of these places that are missing."""
+    def _score(self, side: _Side, stop: int) -> None:
+        """Make the parts that are missing up to a place."""
         made: list[PartRecord] = []
-        for part_idx, begin, end in gaps(side.records):
+        for begin, end in gaps(side.records):
             end = stop if end is None else min(end, stop)
             if begin >= end:
                 continue
+            missing = Missing(begin, end, (side.condition,))
             transcripts = self.drawn.between(begin, end)
-            for record in side.model_run.score_parts(CONDITION, (part_idx, begin), transcripts, side.meter):
-                made.append(record)
-                side.model_run.stop_if_asked(self._should_stop, record)
-        side.records = sorted([*side.records, *made], key=lambda record: record.part_idx)
+            numbers = {side.condition: side.numbers}
+            for records in side.model_run.score_range(missing, transcripts, numbers, side.meter):
+                made += records
+                side.model_run.stop_if_asked(self._should_stop)
+        side.records = sorted([*side.records, *made], key=lambda record: record.transcript_start)
 
     def _take_in(self, start: int, stop: int) -> None:
         """The participants of a batch, in the order of the drawing."""
@@ -303,7 +325,7 @@ class _Comparison:
     def _differences(self, start: int, stop: int) -> dict[Key, float]:
         paths = []
         for side in self.sides:
-            folder = side.model_run.run.part_folder(side.model_id, CONDITION)
+            folder = side.model_run.run.part_folder(side.model_id, side.condition)
             paths.append([folder / f"part-{record.part_idx:05d}.parquet" for record in side.parts_of(start, stop)])
         return paired_differences(*paths)
 

@@ -11,7 +11,8 @@ from psyfast.errors import UsageError
 
 PROTOCOLS = ("exact", "paper")
 LANES = ("bf16", "fp32")
-CONDITIONS = ("plain",)
+TRIAL_SOURCES = ("data", "callable")
+SUBSETS = ("test",)
 OPTION_SOURCES = ("data", "auto", "callable")
 WEIGHTS = ("auto", "resident", "streamed")
 MAX_THREADS = 1024
@@ -31,7 +32,8 @@ class ScoreConfig:
     layer by layer, or `auto`: resident where they fit. window_slots: page slots a window may take (None: planned from the
     memory; the manifest keeps the number). num_workers: processes that tokenise (0: none beside this one). isa: the native
     level (None: the highest here). options: where choice sets come from: the `data`, `auto` for transcripts that bring
-    none, or a `callable` that Python handed over beside this configuration.
+    none, or a `callable` that Python handed over beside this configuration. conditions: renderings of the transcripts, by
+    name (docs/conditions.md). trials: as options; the `data`'s field before what is found in the text. subset: `test` for the study's evaluation split. seed: of what is drawn.
 
     share, sparse and join_segments can be switched off for comparison, each with the same bits for more work: every
     prefix anew; every row of the last layer and of the head; short branches apart in attention.
@@ -46,11 +48,13 @@ class ScoreConfig:
     revision: str | None = None
     data_revision: str | None = None
     studies: tuple[str, ...] = ()
+    subset: str | None = None
     limit: int | None = None
     on_bad_row: OnBadRow = "error"
     context_limit: int | None = None
     conditions: tuple[str, ...] = ("plain",)
     options: str = "data"
+    trials: str = "data"
     per_token: bool = False
     isa: str | None = None
     share: bool = True
@@ -76,8 +80,9 @@ class ScoreConfig:
         _one_of("weights", self.weights, WEIGHTS)
         _one_of("options", self.options, OPTION_SOURCES)
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
-        for condition in self.conditions:
-            _one_of("condition", condition, CONDITIONS)
+        if self.subset is not None:
+            _one_of("subset", self.subset, SUBSETS)
+        _one_of("trials", self.trials, TRIAL_SOURCES)
         for name in ("limit", "context_limit", "window_slots", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

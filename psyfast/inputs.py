@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from psyfast.config import ScoreConfig
 from psyfast.data.choice_sets import ChooseOptions, OptionSource
+from psyfast.data.conditions.condition import Setting
+from psyfast.data.conditions.own import OwnFunction
+from psyfast.data.conditions.registry import conditions_of
+from psyfast.data.conditions.renderer import Renderer
+from psyfast.data.encoded import Protocol
 from psyfast.data.transcripts import ReadOptions, TranscriptReader
+from psyfast.data.trials import TrialNumbers
 from psyfast.errors import UsageError
 from psyfast.model.load.locate import ALIASES, Located, locate
 from psyfast.store.run_folder import RunFolder
@@ -27,6 +33,7 @@ class Inputs:
     run: RunFolder
     reader: TranscriptReader
     located: tuple[Located, ...]
+    renderer: Renderer
     old: Mapping[str, Any] | None = None
     repeat: Mapping[str, Any] | None = None
 
@@ -39,13 +46,20 @@ def find_inputs(
     repeat: Mapping[str, Any] | None = None,
     reader: TranscriptReader | None = None,
     choose_options: ChooseOptions | None = None,
+    decide_trials: TrialNumbers | None = None,
+    own_conditions: Sequence[OwnFunction] = (),
 ) -> Inputs:
     """Find what a configuration names. reader: transcripts in memory, in place of config.sources. choose_options: the
-    function that `callable` options stand for.
+    function that `callable` options stand for. decide_trials: numbers of each response's trial. own_conditions: functions
+    whose conditions come after those of the configuration.
 
     Raises RunError for a folder that cannot take the run, DataError and ModelError for what is not there.
     """
     config = with_absolute_paths(config)
+    if (config.trials == "callable") != (decide_trials is not None):
+        raise UsageError("trials 'callable' stand for a function: give psyfast.score(trials=FUNCTION) from Python")
+    conditions = conditions_of(config.conditions, own_conditions)
+    setting = Setting(Protocol(config.protocol), config.seed, decide_trials)
     run = RunFolder(out)
     old = run.read_manifest() if resume and run.is_started() else None
     if old is None:
@@ -55,7 +69,7 @@ def find_inputs(
     for model_id, count in Counter(place.model_id for place in located).items():
         if count > 1:
             raise UsageError(f"{count} of the models are called '{model_id}'; name each once, and rename equal folders")
-    return Inputs(config, run, reader, located, old, repeat)
+    return Inputs(config, run, reader, located, Renderer(conditions, setting), old, repeat)
 
 
 def read_options(config: ScoreConfig, choose_options: ChooseOptions | None = None) -> ReadOptions:
@@ -67,6 +81,8 @@ def read_options(config: ScoreConfig, choose_options: ChooseOptions | None = Non
         limit=config.limit,
         on_bad_row=config.on_bad_row,
         revision=config.data_revision,
+        subset=cast('Literal["test"] | None', config.subset),
+        seed=config.seed,
         options=choose_options or cast("OptionSource", config.options),
     )
 

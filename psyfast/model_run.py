@@ -1,21 +1,24 @@
-"""One model over all transcripts of a run: windows are encoded, planned, run and written, those that are there left alone."""
+"""One model over all transcripts of a run: windows are encoded, planned, run and written, those that are there left alone.
+
+A window holds its transcripts under every condition, so that what the conditions share is computed once; it is written as
+one part a condition.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import islice, tee
+from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from psyfast.config import ScoreConfig
-from psyfast.data.encode import Encoded, Protocol, encode_many
+from psyfast.data.conditions.chat_template import ChatTemplate
+from psyfast.data.conditions.renderer import Renderer
+from psyfast.data.encoded import Limits
 from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
@@ -26,29 +29,22 @@ from psyfast.model.load.model import LoadedModel, file_hashes, load_model, open_
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import Operators
+from psyfast.parts import Cost, Missing, PartNumbers, Row, missing_ranges, part_record, window_costs, window_rows
 from psyfast.plan.batch import batch_builder, plan_batch
 from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
 from psyfast.plan.memory import MemoryPlan, in_gb
 from psyfast.plan.pages import PAGE_SLOTS
 from psyfast.plan.records import Plan, Request
 from psyfast.plan.windows import Window, windows
+from psyfast.preparation import Work, prepared
 from psyfast.process_memory import planned_memory
 from psyfast.report.progress import Meter, OnProgress, WindowSize
-from psyfast.rows import DIGEST_BYTES, EntryScores, TranscriptScores, request_of, response_rows, transcript_digest
+from psyfast.rows import DIGEST_BYTES, EntryScores, transcript_digest
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
 from psyfast.store.schema import responses_schema
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work:
-    """A transcript on its way to the engine."""
-
-    transcript: Transcript
-    encoded: Encoded
-    request: Request
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,15 @@ class ModelRun:
         longest: Transcript,
         place: tuple[int, int],
         peak: float | None,
+        renderer: Renderer,
+        template: ChatTemplate | None,
     ) -> None:
         self.config, self.operators, self.located = config, operators, located
         self._to_close = ExitStack()
         self.run, self.reader = run, reader
         self._digests, self._num_chars, self._longest = digests, num_chars, longest
         self._place, self._peak = place, peak
+        self._template, self._renderer = template, renderer.with_template(template)
         self.spent = Spent()
 
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -125,9 +124,12 @@ class ModelRun:
         return plan
 
     def _slots_of_longest(self, traits: Traits) -> int:
-        """Page slots of the transcript with the most characters."""
-        (encoded,) = self._encoded([self._longest], traits.max_positions, num_workers=0)
-        request = request_of(encoded)
+        """Page slots of the largest text of the transcript with the most characters."""
+        limits = Limits(self.config.context_limit, traits.max_positions)
+        (work,) = prepared(iter([self._longest]), self._renderer, self.tokenizer, limits)
+        return max(map(self._slots_alone, work.requests), default=PAGE_SLOTS)
+
+    def _slots_alone(self, request: Request) -> int:
         if not self.config.share:  # its options are split over batches
             return -(-len(request.ids) // PAGE_SLOTS) * PAGE_SLOTS
         builder = batch_builder()
@@ -144,6 +146,7 @@ class ModelRun:
             "commit": self.located.path.name if self.located.kind == "hub" else None,
             "weights_sha256": file_hashes(model.files),
             "tokenizer_sha256": self.tokenizer.sha256,
+            "template_sha256": None if self._template is None else self._template.sha256,
             "stored_as": list(model.stored_as),
             "dtype": str(model.weights.embedding.dtype).removeprefix("torch."),
             "quantisation": model.stored_as[0] if model.stored_as[0] not in ("F32", "F16", "BF16") else None,
@@ -155,97 +158,91 @@ class ModelRun:
 
     def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
         """Make every part that is missing."""
-        for condition in self.config.conditions:
-            meter = self.meter(on_progress)
-            finished = self.run.finished_parts(self.model.model_id, condition)
-            transcripts = _Checked(iter(self.reader), self._digests)
-            for part_idx, start, stop in gaps(finished):
-                meter.skip(transcripts.skip_to(start))
-                pending = islice(transcripts, None if stop is None else stop - start)
-                for record in self.score_parts(condition, (part_idx, start), pending, meter):
-                    self.stop_if_asked(should_stop, record)
+        finished = {name: self.run.finished_parts(self.model.model_id, name) for name in self._renderer.names}
+        numbers = {name: PartNumbers(records) for name, records in finished.items()}
+        meter = self.meter(on_progress)
+        transcripts = _Checked(iter(self.reader), self._digests)
+        for missing in missing_ranges(finished):
+            meter.skip(transcripts.skip_to(missing.start))
+            pending = islice(transcripts, None if missing.stop is None else missing.stop - missing.start)
+            for _ in self.score_range(missing, pending, numbers, meter):
+                self.stop_if_asked(should_stop)
 
     def meter(self, on_progress: OnProgress | None) -> Meter:
         """What measures how far this model is."""
         num_layers = self.model.traits.num_layers
         return Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
 
-    def stop_if_asked(self, should_stop: Callable[[], bool] | None, last: PartRecord) -> None:
+    def stop_if_asked(self, should_stop: Callable[[], bool] | None) -> None:
         """RunInterruptedError after a part where that was asked for."""
         if should_stop is not None and should_stop():
             raise RunInterruptedError(
-                f"stopped after part {last.part_idx} of model {self.model.model_id}; the same command with "
-                "--resume goes on from there"
+                f"stopped after a part of model {self.model.model_id}; the same command with --resume goes on from there"
             )
 
-    def score_parts(
-        self, condition: str, first: tuple[int, int], transcripts: Iterator[Transcript], meter: Meter
-    ) -> Iterator[PartRecord]:
-        """Score transcripts, window by window, into parts from number (part, transcript) `first` on; each is yielded once
-        it is written.
+    def score_range(
+        self, missing: Missing, transcripts: Iterator[Transcript], numbers: Mapping[str, PartNumbers], meter: Meter
+    ) -> Iterator[tuple[PartRecord, ...]]:
+        """Score consecutive transcripts under some conditions; yields the records of every window's parts, once they are
+        written.
         """
-        part_idx, start = first
         stopwatch = _Stopwatch()
-        works = self._works(transcripts, stopwatch)
-        for window in windows(works, lambda work: work.request, self.memory.window_slots, share=self.config.share):
-            yield self._score_window(condition, part_idx, start, window, stopwatch, meter)
-            part_idx, start = part_idx + 1, start + len(window.items)
+        limits = Limits(self.config.context_limit, self.model.traits.max_positions)
+        renderer, num_workers = self._renderer.only(missing.conditions), self.config.num_workers
+        works = self._timed(prepared(transcripts, renderer, self.tokenizer, limits, num_workers=num_workers), stopwatch)
+        start, slots, share = missing.start, self.memory.window_slots, self.config.share
+        for window in windows(works, lambda work: work.requests, slots, share=share):
+            rows, costs = self._score_window(window, len(renderer.names), stopwatch, meter)
+            schema = responses_schema(per_token=self.config.per_token)
+            records = []
+            for condition_idx, name in enumerate(renderer.names):
+                of_one = rows[condition_idx]
+                record = part_record(
+                    numbers[name].take(), start, condition_idx, window.items, of_one, costs[condition_idx]
+                )
+                self.run.write_part(self.model.model_id, name, record, of_one, schema)
+                records.append(record)
+            stopwatch.skip()
+            start += len(window.items)
+            yield tuple(records)
 
-    def _works(self, transcripts: Iterator[Transcript], stopwatch: _Stopwatch) -> Iterator[Work]:
-        kept, to_encode = tee(transcripts)
-        encoded = self._encoded(to_encode, self.model.traits.max_positions, self.config.num_workers)
-        for transcript, one in zip(kept, encoded, strict=True):
-            work = Work(transcript, one, request_of(one))
+    def _timed(self, works: Iterator[Work], stopwatch: _Stopwatch) -> Iterator[Work]:
+        for work in works:
             stopwatch.lap("read_encode")
             yield work
             stopwatch.lap("plan")  # the window that took it in
 
-    def _encoded(self, transcripts: Iterable[Transcript], max_positions: int, num_workers: int) -> Iterator[Encoded]:
-        return encode_many(
-            transcripts,
-            self.tokenizer,
-            Protocol(self.config.protocol),
-            context_limit=self.config.context_limit,
-            max_positions=max_positions,
-            num_workers=num_workers,
-        )
-
     def _score_window(
-        self, condition: str, part_idx: int, start: int, window: Window[Work], stopwatch: _Stopwatch, meter: Meter
-    ) -> PartRecord:
+        self, window: Window[Work], num_conditions: int, stopwatch: _Stopwatch, meter: Meter
+    ) -> tuple[list[list[Row]], list[Cost]]:
+        """Rows and costs by condition."""
         works, plan = window.items, window.plan()
         self._require_room(works[0].transcript, plan)
         stopwatch.lap("plan")
-        required = self._required(plan, works)
+        required = self._required(plan, window)
         num_chars = sum(len(work.transcript.text) for work in works)
         size = WindowSize(num_chars, plan.num_request_tokens, required.total)
         with meter.engine(size):
             entries = self._run_batches(plan, meter)
         stopwatch.lap("engine")
-        rows: list[dict[str, Any]] = []
-        for work, tokens, branches in zip(works, plan.requests, plan.branches, strict=True):
-            share = TranscriptScores(entries, tokens, branches)
-            rows += response_rows(work.transcript, work.encoded, work.request, share, per_token=self.config.per_token)
+        rows = window_rows(works, plan, entries, num_conditions, per_token=self.config.per_token)
         stopwatch.lap("rows")
-        record = _record(part_idx, start, works, plan, rows, stopwatch.take())
-        schema = responses_schema(per_token=self.config.per_token)
-        self.run.write_part(self.model.model_id, condition, record, rows, schema)
-        stopwatch.skip()
+        seconds = stopwatch.take()
         meter.finish(size)
-        self.spent = self.spent.plus(required, record.seconds["engine"])
-        log.info("part %d: %d transcripts, %s", part_idx, len(works), record.seconds)
-        return record
+        self.spent = self.spent.plus(required, seconds["engine"])
+        log.info("%d transcripts, %s", len(works), seconds)
+        return rows, window_costs(window, plan, num_conditions, seconds, share=self.config.share)
 
-    def _required(self, plan: Plan, works: list[Work]) -> RequiredFlop:
+    def _required(self, plan: Plan, window: Window[Work]) -> RequiredFlop:
         """What a window requires; where prefixes are computed anew for comparison, what they would with sharing."""
         if not self.config.share:
-            plan = plan_batch([work.request for work in works])
+            plan = plan_batch([request for batch in window.requests for request in batch])
         shape = model_shape(self.model.traits)
         return sum((required_flop(batch, shape) for batch in plan.batches), NO_FLOP)
 
     def _require_room(self, transcript: Transcript, plan: Plan) -> None:
         """Refuse a transcript that alone passes what the memory limit holds. The longest one was looked at before."""
-        slots = max(batch.pages.num_pages for batch in plan.batches) * PAGE_SLOTS
+        slots = max((batch.pages.num_pages for batch in plan.batches), default=0) * PAGE_SLOTS
         if slots > self.memory.max_slots:
             raise UsageError(
                 f"{transcript.source_file}, row {transcript.source_row}: takes {slots:,} tokens at once, and "
@@ -253,43 +250,13 @@ class ModelRun:
                 f"{in_gb(self.memory.limit_for(slots)).replace(' ', '')} or more"
             )
 
-    def _run_batches(self, plan: Plan, meter: Meter) -> EntryScores:
+    def _run_batches(self, plan: Plan, meter: Meter) -> EntryScores | None:
+        """The scores of all batches; None where there is nothing to compute."""
         parts = []
         for batch_idx, batch in enumerate(plan.batches):
             on_layer = meter.on_layer((batch_idx, len(plan.batches)))
             parts.append(EntryScores.of(self.engine.run(batch, on_layer), batch.target_N))
-        return EntryScores.joined(parts)
-
-
-def gaps(finished: list[PartRecord]) -> Iterator[tuple[int, int, int | None]]:
-    """(part, first transcript, transcript after the last or None) of what the finished parts leave to do."""
-    part_idx = start = 0
-    for record in finished:
-        if record.transcript_start > start:
-            yield part_idx, start, record.transcript_start
-        part_idx, start = record.part_idx + 1, record.transcript_stop
-    yield part_idx, start, None
-
-
-def _record(
-    part_idx: int, start: int, works: list[Work], plan: Plan, rows: list[dict[str, Any]], seconds: dict[str, float]
-) -> PartRecord:
-    flags: Counter[str] = Counter(flag for row in rows for flag in row["flags"])
-    tokens_by_study: Counter[str] = Counter()
-    for work in works:
-        tokens_by_study[work.transcript.study] += work.request.num_tokens
-    return PartRecord(
-        part_idx=part_idx,
-        transcript_start=start,
-        transcript_stop=start + len(works),
-        num_tokens=plan.num_request_tokens,
-        num_unique_tokens=sum(len(batch.token_ids_T) for batch in plan.batches),
-        num_scored_rows=sum(len(np.unique(batch.rows_N)) for batch in plan.batches),
-        num_responses=len(rows),
-        flags=dict(flags),
-        tokens_by_study=dict(tokens_by_study),
-        seconds=seconds,
-    )
+        return EntryScores.joined(parts) if parts else None
 
 
 class _Checked(Iterator[Transcript]):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from psyfast.data.encode import Encoded, ResponseTokens
 from psyfast.data.records import PERSONA_FIELDS, Transcript
-from psyfast.data.responses import find_responses
+from psyfast.data.rendering import Rendering, Source
 from psyfast.ops.records import HeadScores
 from psyfast.plan.records import Branch, Request, ScoredRuns, ScoredTokens
 
@@ -92,54 +92,71 @@ class TranscriptScores:
     branches: ScoredRuns
 
 
+@dataclass(frozen=True)
+class ScoredText:
+    """A rendered text on its way back: what it was encoded to, what was asked of the engine, and what came of it."""
+
+    encoded: Encoded
+    request: Request
+    scores: TranscriptScores
+
+
 def response_rows(
-    transcript: Transcript, encoded: Encoded, request: Request, scores: TranscriptScores, *, per_token: bool
+    source: Source, rendering: Rendering, texts: Sequence[ScoredText], *, per_token: bool
 ) -> Iterator[dict[str, Any]]:
-    """One row for every response of the source text, scored or with the reason why not in `flags`."""
-    nll_T = scores.entries.token_nlls(scores.tokens)
-    option_nlls = _option_nlls(encoded, scores)
-    sources = find_responses(transcript.text).responses
-    for source, tokens, option_set in zip(sources, encoded.responses, encoded.option_sets, strict=True):
-        response_idx = tokens.response_idx
-        row: dict[str, Any] = {
+    """One row for every response of the source text, scored or with the reason why not in `flags`.
+
+    texts: those of the rendering, in its order.
+    """
+    scored = {
+        tokens.response_idx: (columns, option_nlls.get(tokens.response_idx, {}))
+        for text in texts
+        for option_nlls in [_option_nlls(text.encoded, text.scores)]
+        for tokens, columns in _scored_columns(text, per_token=per_token)
+    }
+    transcript = source.transcript
+    for response_idx, response in enumerate(source.responses):
+        option_set = source.option_sets[response_idx]
+        columns, option_nlls = scored.get(response_idx) or (
+            _unscored_columns(rendering.flags_of_unscored(response_idx), per_token=per_token),
+            {},
+        )
+        yield {
             "study": transcript.study,
             "experiment": transcript.experiment,
             "participant": transcript.participant,
             "response_idx": response_idx,
-            "response": transcript.text[source.char_start : source.char_stop],
-            "char_start": source.char_start,
-            "char_stop": source.char_stop,
+            "response": transcript.text[response.char_start : response.char_stop],
+            "char_start": response.char_start,
+            "char_stop": response.char_stop,
             "rt_ms": transcript.rts_ms[response_idx] if transcript.rts_ms is not None else None,
-            "options": list(option_set) if option_set is not None else None,
-            "option_nll_nats": None,
+            "options": None if option_set is None else list(option_set),
+            "option_nll_nats": None
+            if option_set is None
+            else [option_nlls.get(option_idx) for option_idx in range(len(option_set))],
+            **columns,
         }
-        if option_set is not None:
-            found = option_nlls.get(response_idx, {})
-            row["option_nll_nats"] = [found.get(option_idx) for option_idx in range(len(option_set))]
-        row.update(_scored(tokens, encoded, request, scores, nll_T, per_token=per_token))
-        yield row
 
 
 _UNSCORED = ("token_start", "token_stop", "num_tokens", "nll_nats", "is_argmax", "rank", "entropy_nats")
 
 
-def _scored(
-    tokens: ResponseTokens,
-    encoded: Encoded,
-    request: Request,
-    scores: TranscriptScores,
-    nll_T: NDArray[np.float64],
-    *,
-    per_token: bool,
-) -> dict[str, Any]:
-    """The columns that depend on the model."""
+def _scored_columns(text: ScoredText, *, per_token: bool) -> Iterator[tuple[ResponseTokens, dict[str, Any]]]:
+    """The columns that depend on the model, of each response that the text is to score."""
+    nll_T = text.scores.entries.token_nlls(text.scores.tokens)
+    for tokens in text.encoded.responses:
+        yield tokens, _scored(tokens, text, nll_T, per_token=per_token)
+
+
+def _unscored_columns(flags: Sequence[str], *, per_token: bool) -> dict[str, Any]:
+    per_token_columns = {"token_ids": None, "token_nll_nats": None} if per_token else {}
+    return {**dict.fromkeys(_UNSCORED), "flags": list(flags), **per_token_columns}
+
+
+def _scored(tokens: ResponseTokens, text: ScoredText, nll_T: NDArray[np.float64], *, per_token: bool) -> dict[str, Any]:
     if tokens.token_start is None or tokens.token_stop is None:
-        empty = dict.fromkeys(_UNSCORED)
-        return {
-            **empty,
-            "flags": list(tokens.flags),
-            **({"token_ids": None, "token_nll_nats": None} if per_token else {}),
-        }
+        return _unscored_columns(tokens.flags, per_token=per_token)
+    encoded, request, scores = text.encoded, text.request, text.scores
     first, last = np.searchsorted(request.scored_positions, [tokens.token_start, tokens.token_stop])
     entry = scores.tokens.entry[first:last]
     entries = scores.entries

@@ -115,7 +115,7 @@ class Scorer:
         found: list[Loglikelihood | None] = [None] * len(requests)
         items = (_Pair(place, requests[place]) for place in order)
         with self._threads():
-            cut = windows(items, lambda pair: pair.request, self._memory.window_slots, share=self.config.share)
+            cut = windows(items, lambda pair: (pair.request,), self._memory.window_slots, share=self.config.share)
             for window in cut:
                 for pair, result in self._scored(window):
                     found[pair.place] = result

@@ -6,13 +6,12 @@ broken line is found before hours of scoring and not after; the second scores, w
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,52 +19,31 @@ import torch
 
 import psyfast
 from psyfast.config import ScoreConfig
-from psyfast.data.records import PERSONA_FIELDS, Transcript
-from psyfast.data.transcripts import ReadReport, TranscriptReader
-from psyfast.errors import DataError, RunError
+from psyfast.data.conditions.chat_template import ChatTemplate
+from psyfast.errors import RunError
 from psyfast.inputs import Inputs
+from psyfast.model.load.chat_template import load_chat_template
+from psyfast.model.load.locate import Located
 from psyfast.model.load.model import open_model
-from psyfast.model_run import ModelRun, Spent, gaps
+from psyfast.model_run import ModelRun, Spent
 from psyfast.ops.peak import peak_of
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
+from psyfast.parts import gaps
 from psyfast.process_memory import TOKENIZER_BYTES, peak_bytes, planned_memory
 from psyfast.report.progress import OnProgress, peak_share_of
-from psyfast.rows import participant_row, transcript_digest
-from psyfast.store.manifest import command_line, library_versions, machine, require_same, require_same_data
-from psyfast.store.run_folder import PartRecord, RunFolder, streamed_table
-from psyfast.store.schema import TRANSCRIPTS, participants_schema
+from psyfast.scan import Scan, scan_transcripts
+from psyfast.store.manifest import (
+    command_line,
+    library_versions,
+    machine,
+    require_same,
+    require_same_data,
+    require_same_renderings,
+)
+from psyfast.store.run_folder import PartRecord, RunFolder
 
 log = logging.getLogger(__name__)
-
-AddRow = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What the first pass over the data found. longest: the transcript with the most characters."""
-
-    report: ReadReport
-    num_transcripts: int
-    num_responses: int
-    num_chars: int
-    digests: bytes
-    longest: Transcript
-
-    def to_dict(self) -> dict[str, Any]:
-        """The manifest's `data`; its sha256 is that of all transcripts' digests, in order."""
-        return {
-            "sha256": hashlib.sha256(self.digests).hexdigest(),
-            "files": [asdict(file) for file in self.report.files],
-            "rows_read": self.report.rows_read,
-            "skipped": [asdict(row) for row in self.report.skipped],
-            "passed_over": list(self.report.passed_over),
-            "num_filtered": self.report.num_filtered,
-            "warnings": dict(self.report.warnings),
-            "num_transcripts": self.num_transcripts,
-            "num_responses": self.num_responses,
-            "num_chars": self.num_chars,
-        }
 
 
 def score_run(
@@ -105,11 +83,14 @@ def _score_locked(
 ) -> RunFolder:
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
     started = time.perf_counter()
-    scan = scan_transcripts(inputs.reader, run, write=old is None or not run.has_tables())
+    renderer = inputs.renderer.with_pools(inputs.reader)
+    template_of = templates_of(inputs.located, needed=renderer.needs_template)
+    scan = scan_transcripts(inputs.reader, renderer, distinct(template_of), run)
     manifest = started_manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:
         require_same(old, manifest, f"{run.path}: cannot resume")
+        require_same_renderings(old, scan.conditions(), f"{run.path}: cannot resume")
     else:
         run.write_manifest(manifest)
     if repeat is not None:
@@ -132,6 +113,8 @@ def _score_locked(
                 scan.longest,
                 position,
                 peak,
+                renderer,
+                template_of[model_idx],
             )
         ) as model_run:
             # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
@@ -141,52 +124,31 @@ def _score_locked(
             model_run.score(on_progress, should_stop)
         spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
     manifest["peak"].update(share_of_peak(spent, peak))
-    close_manifest(manifest, run, config, scan.num_transcripts)
+    close_manifest(manifest, run, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
 
 
-def scan_transcripts(reader: TranscriptReader, run: RunFolder, *, write: bool) -> Scan:
-    """Read everything once: every row is checked, counted and, with write=True, put into the run's tables."""
-    num_transcripts = num_responses = num_chars = 0
-    digests = bytearray()
-    longest: Transcript | None = None
-    with ExitStack() as stack:
-        add_participant: AddRow = _nowhere
-        add_transcript: AddRow = _nowhere
-        if write:
-            schema = participants_schema(PERSONA_FIELDS)
-            add_participant = stack.enter_context(streamed_table(run.participants_path, schema))
-            add_transcript = stack.enter_context(streamed_table(run.transcripts_path, TRANSCRIPTS))
-        for transcript in reader:
-            num_transcripts += 1
-            num_responses += transcript.num_responses
-            num_chars += len(transcript.text)
-            digests += transcript_digest(transcript)
-            if longest is None or len(transcript.text) > len(longest.text):
-                longest = transcript
-            add_participant(participant_row(transcript))
-            add_transcript(_transcript_row(transcript))
-        if longest is None or not num_responses:
-            raise DataError(
-                f"{num_transcripts} transcripts were read and none marks a response; responses stand like <<this>>"
-            )
-    return Scan(reader.report, num_transcripts, num_responses, num_chars, bytes(digests), longest)
+def templates_of(located: Sequence[Located], *, needed: bool) -> list[ChatTemplate | None]:
+    """The chat template of each model, where a condition needs it."""
+    if not needed:
+        return [None] * len(located)
+    return [ChatTemplate(place.name, *load_chat_template(place)) for place in located]
 
 
-def _nowhere(row: Mapping[str, Any]) -> None:
-    """Where rows go that are on disk already."""
+def distinct(templates: Sequence[ChatTemplate | None]) -> list[ChatTemplate]:
+    """Each of them once."""
+    return list({template.sha256: template for template in templates if template is not None}.values())
 
 
-def _transcript_row(transcript: Transcript) -> dict[str, Any]:
-    study, experiment, participant = transcript.key
-    return {
-        "study": study,
-        "experiment": experiment,
-        "participant": participant,
-        "condition": "plain",
-        "text": transcript.text,
-    }
+def _conditions(old: Mapping[str, Any] | None, scan: Scan) -> dict[str, Any]:
+    """What is known of every condition, this session's and earlier ones'."""
+    known: dict[str, Any] = dict(old.get("conditions", {})) if old else {}
+    for name, found in scan.conditions().items():
+        if "by_template" in found:
+            found = {"by_template": {**known.get(name, {}).get("by_template", {}), **found["by_template"]}}
+        known[name] = found
+    return known
 
 
 def started_manifest(
@@ -194,6 +156,8 @@ def started_manifest(
 ) -> dict[str, Any]:
     """The manifest at the start; a resumed run keeps what it has and adds a session."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    before = old["config"]["conditions"] if old else []
+    conditions = list(dict.fromkeys([*before, *(name for name, _ in scan.renderings)]))
     session = {
         "command": command_line(),
         "started": now,
@@ -218,7 +182,8 @@ def started_manifest(
         **session,
         **started,
         "status": "running",
-        "config": config.to_dict(),
+        "config": {**config.to_dict(), "conditions": conditions},
+        "conditions": _conditions(old, scan),
         "arithmetic": {**describe(operators), "threads": torch.get_num_threads()},
         "data": scan.to_dict(),
     }
@@ -234,20 +199,20 @@ def share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     }
 
 
-def close_manifest(manifest: dict[str, Any], run: RunFolder, config: ScoreConfig, num_transcripts: int) -> None:
+def close_manifest(manifest: dict[str, Any], run: RunFolder, num_transcripts: int) -> None:
     """Totals over all parts, whoever wrote them; `partial` where an earlier session left a model unfinished."""
     seconds: Counter[str] = Counter()
     flags: dict[str, dict[str, dict[str, int]]] = {}
     tokens: dict[str, dict[str, dict[str, int]]] = {}
     unfinished: list[str] = []
     for model_id in manifest["models"]:
-        for condition in config.conditions:
+        for condition in manifest["config"]["conditions"]:
             parts = run.finished_parts(model_id, condition)
             for part in parts:
                 seconds.update(part.seconds)
             flags.setdefault(model_id, {})[condition] = _sum(part.flags for part in parts)
             tokens.setdefault(model_id, {})[condition] = _token_counts(parts)
-            if any(start < (stop or num_transcripts) for _, start, stop in gaps(parts)):
+            if model_id not in unfinished and any(start < (stop or num_transcripts) for start, stop in gaps(parts)):
                 unfinished.append(model_id)
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
     status = "partial" if unfinished else "complete"

@@ -17,11 +17,13 @@ LAYERS = [
     {"comparison"},
     {"scoring"},
     {"model_run"},
+    {"parts"},
+    {"preparation", "scan"},
     {"rows", "inputs", "process_memory"},
     {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
     {"model.decoder"},
     {"plan", "model.traits", "ops", "kernels"},
-    {"errors"},
+    {"errors", "study"},
 ]
 
 # Within the broad layer and the core, exactly these arrows.
@@ -33,13 +35,14 @@ ALLOWED = {
     "model.traits": set(),
     "plan": {"errors"},
     "ops": {"kernels", "errors"},
-    "data": {"errors"},
+    "data": {"errors", "study"},
     "store": {"errors"},
-    "metrics": {"store", "errors"},
+    "metrics": {"store", "errors", "study"},
     "report": {"metrics", "store", "errors"},
     "config": {"errors"},
     "kernels": set(),
     "errors": set(),
+    "study": set(),
 }
 
 CORE = {"engine", "footprint", "plan", "model.traits", "model.decoder", "ops", "kernels"}

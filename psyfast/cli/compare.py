@@ -25,6 +25,7 @@ from psyfast.cli.parameters import (
     Revision,
     Seed,
     Studies,
+    Subset,
     Threads,
     Weights,
     Workers,
@@ -64,6 +65,10 @@ def compare(
     revision: Revision = None,
     data_revision: DataRevision = None,
     options: OptionsFrom = "data",
+    condition: Annotated[
+        str, typer.Option(metavar="NAME", help="How both models are shown the transcripts, as for psyfast score.")
+    ] = "plain",
+    subset: Subset = None,
     workers: Workers = 0,
     memory_limit: MemoryLimit = None,
     weights: Weights = "auto",
@@ -95,6 +100,8 @@ def compare(
         on_bad_row=cast("OnBadRow", on_bad_row),
         context_limit=context_limit,
         options=options,
+        conditions=(condition,),
+        subset=subset,
         memory_limit=memory_limit,
         weights=weights,
         threads=threads,

@@ -48,6 +48,16 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn.
 OptionsFrom = Annotated[
     str, typer.Option("--options", metavar="SOURCE", help="Choice sets: data | auto (found where the data bring none).")
 ]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        metavar="NAME",
+        help="plain | chat | persona | shuffled-persona | discrete | no-instructions | no-history | history=K | relabel; "
+        "several times or as a comma list. [default: plain]",
+    ),
+]
+Subset = Annotated[str | None, typer.Option(metavar="NAME", help="test: the study's evaluation split of DATA.")]
 PerToken = Annotated[bool, typer.Option("--per-token", help="Also each response's token ids and their NLLs.")]
 Workers = Annotated[int, typer.Option(metavar="N", help="Processes that tokenise, beside this one.")]
 WindowSlots = Annotated[

@@ -14,6 +14,7 @@ from psyfast.cli.application import interruptible, terminal
 from psyfast.cli.parameters import (
     DEFAULT_MODEL,
     Backend,
+    Conditions,
     ContextLimit,
     Data,
     DataRevision,
@@ -37,6 +38,7 @@ from psyfast.cli.parameters import (
     Revision,
     Seed,
     Studies,
+    Subset,
     Threads,
     Weights,
     WindowSlots,
@@ -62,7 +64,9 @@ def score(
     lane: LaneOption = "bf16",
     resume: Resume = False,
     from_manifest: FromManifest = None,
+    condition: Conditions = None,
     study: Studies = None,
+    subset: Subset = None,
     limit: Limit = None,
     on_bad_row: OnBadRowOption = "error",
     context_limit: ContextLimit = None,
@@ -105,7 +109,9 @@ def score(
         device=device,
         revision=revision,
         data_revision=data_revision,
+        conditions=names(condition) or ("plain",),
         studies=names(study),
+        subset=subset,
         limit=limit,
         on_bad_row=cast("OnBadRow", on_bad_row),
         context_limit=context_limit,
@@ -167,7 +173,9 @@ def _show_run(
     manifest = run.read_manifest()
     if as_json:
         document: dict[str, Any] = {"run": str(run.path), "summary": [asdict(row) for row in rows]}
-        document |= {name: manifest[name] for name in ("flags", "tokens", "seconds")} | {"peak": manifest.get("peak")}
+        document |= {name: manifest[name] for name in ("conditions", "flags", "tokens", "seconds")} | {
+            "peak": manifest.get("peak")
+        }
         if comparison is not None:
             same = {"same_bits": comparison.same_bits, "differences": list(reasons)}
             document["comparison"] = {**asdict(comparison), **same}
@@ -184,10 +192,16 @@ def _show_run(
 
 def _data_notes(manifest: dict[str, Any]) -> list[str]:
     """What was skipped or mended while reading, a sentence a kind."""
-    from psyfast.report.score_table import warning_text
+    from psyfast.report.score_table import left_out_notes, warning_text
 
     data = manifest["data"]
-    notes = [f"data: {warning_text(kind)}: {count}" for kind, count in sorted(data["warnings"].items())]
+    notes = left_out_notes(manifest.get("conditions", {}), data["num_transcripts"])
+    if data.get("num_outside_subset"):
+        notes.append(f"data: the subset leaves out {data['num_outside_subset']:,} transcripts")
+    if data.get("too_small_for_subset"):
+        studies = ", ".join(data["too_small_for_subset"])
+        notes.append(f"data: studies of fewer than 10 participants, of which none is in the subset: {studies}")
+    notes += [f"data: {warning_text(kind)}: {count}" for kind, count in sorted(data["warnings"].items())]
     if manifest["status"] == "partial":
         notes.append(f"not finished: {', '.join(manifest['unfinished'])}; --resume with these models adds the rest")
     if data["skipped"]:

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from psyfast.data.conditions.plain import plain
 from psyfast.data.encoded import Encoded, Limits
 from psyfast.data.exact import encode_exact
 from psyfast.data.paper import PaperScan, encode_paper, scan_text
 from psyfast.data.records import Transcript
-from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, SourceResponse
+from psyfast.data.rendering import RenderedResponse
+from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, find_responses
 from psyfast.data.tokenizer import Encoding, Int32Array, Tokenizer
-from psyfast.data.workers import map_transcripts
+from psyfast.data.workers import map_in_order
 
 CONTEXT_CHARS, RESPONSE_CHARS, EXAMPLE_TOKENS = 22, 60, 16
 """What an example shows: text on either side of the response, of the response itself, and tokens, at most."""
@@ -110,7 +112,7 @@ def audit(
     """
     work = partial(_audit_transcript, context_limit=context_limit, num_examples=num_examples)
     by_study: dict[str, list[_TranscriptAudit]] = {}
-    for one in map_transcripts(work, transcripts, tokenizer, num_workers):
+    for one in map_in_order(work, transcripts, tokenizer, num_workers):
         by_study.setdefault(one.study, []).append(one)
     studies = tuple(_study_audit(study, parts, num_examples) for study, parts in by_study.items())
     return AuditReport(tokenizer.sha256, context_limit, studies)
@@ -170,22 +172,23 @@ def _audit_transcript(
     transcript: Transcript, tokenizer: Tokenizer, context_limit: int | None, num_examples: int
 ) -> _TranscriptAudit:
     limits = Limits(context_limit)
-    scan = scan_text(transcript.text, tokenizer)
+    rendered = plain(transcript)
+    scan = scan_text(rendered, tokenizer)
     views = (
-        _View("paper", encode_paper(transcript, tokenizer, limits), scan.encoding, scan.cleaned.source_idx),
-        _View("exact", encode_exact(transcript, tokenizer, limits), tokenizer.encode(transcript.text), None),
+        _View("paper", encode_paper(rendered, tokenizer, limits), scan.encoding, scan.cleaned.source_idx),
+        _View("exact", encode_exact(rendered, tokenizer, limits), tokenizer.encode(transcript.text), None),
     )
     swallowed = {response_idx: _num_swallowed(scan, response_idx) for response_idx in scan.spans}
     examples = []
     for view in views:
         for kind, response_idx in _shown(view, num_examples):
             num_swallowed = swallowed.get(response_idx, 0) if kind == "runs_on" else 0
-            source = scan.marked.responses[response_idx]
+            source = scan.responses[response_idx]
             examples.append(_example(view, kind, transcript, response_idx, source, tokenizer, num_swallowed))
     return _TranscriptAudit(
         study=transcript.study,
-        num_responses=len(scan.marked.responses),
-        num_stray_closers=scan.marked.num_stray_closers,
+        num_responses=len(scan.responses),
+        num_stray_closers=find_responses(transcript.text).num_stray_closers,
         num_scored=Counter({view.protocol: sum(r.is_scored for r in view.encoded.responses) for view in views}),
         flags={view.protocol: Counter(flag for r in view.encoded.responses for flag in r.flags) for view in views},
         num_swallowed=sum(swallowed.values()),
@@ -196,7 +199,7 @@ def _audit_transcript(
 def _num_swallowed(scan: PaperScan, response_idx: int) -> int:
     """Responses that begin inside the span of this one."""
     stop = scan.spans[response_idx].source_stop
-    later = scan.marked.responses[response_idx + 1 :]
+    later = scan.responses[response_idx + 1 :]
     return sum(source.char_start <= stop and not scan.is_behind_cut(source) for source in later)
 
 
@@ -216,7 +219,7 @@ def _example(
     kind: str,
     transcript: Transcript,
     response_idx: int,
-    source: SourceResponse,
+    source: RenderedResponse,
     tokenizer: Tokenizer,
     num_swallowed: int,
 ) -> AuditExample:

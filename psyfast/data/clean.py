@@ -38,14 +38,18 @@ class CleanedText:
 
 def clean(source: str) -> CleanedText:
     """Clean and cut a text as the study does, in its order."""
-    cut = source[:MAX_CHARS]
-    cleaned = CleanedText(cut, np.arange(len(cut) + 1, dtype=np.int32))
+    cleaned = uncleaned(source[:MAX_CHARS])
     for old, new, origin in _REPLACEMENTS:
         cleaned = _replace(cleaned, old, new, origin)
     if cleaned.text.count(OPEN_MARKER) > cleaned.text.count(CLOSE_MARKER):
         cut_at = cleaned.text.rfind(OPEN_MARKER)
         cleaned = CleanedText(cleaned.text[:cut_at], cleaned.source_idx[: cut_at + 1])
     return _without(cleaned, _SPACE_BEFORE_CLOSER)
+
+
+def uncleaned(source: str) -> CleanedText:
+    """A text as it is."""
+    return CleanedText(source, np.arange(len(source) + 1, dtype=np.int32))
 
 
 def _replace(cleaned: CleanedText, old: str, new: str, origin: tuple[int, ...]) -> CleanedText:

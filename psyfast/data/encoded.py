@@ -76,12 +76,11 @@ class OptionBranch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A transcript for the engine.
+    """A rendered text for the engine.
 
-    responses, option_sets: one for every response of the source text, in its order (`find_responses`). options: the
-    branches, by response and option; an option without one cannot be scored. rendered_text: what the model sees.
-    num_stray_closers: `>>` without a partner in the source. num_unowned_spans: spans of the `paper` scan that no
-    source response answers for.
+    responses, option_sets: one for every response that the text is to score, in its order. options: the branches, by
+    response and option; an option without one cannot be scored. rendered_text: what the model sees.
+    num_unowned_spans: spans of the `paper` scan that no response answers for.
     """
 
     ids: Int32Array
@@ -89,5 +88,4 @@ class Encoded:
     options: tuple[OptionBranch, ...]
     option_sets: tuple[tuple[str, ...] | None, ...]
     rendered_text: str
-    num_stray_closers: int
     num_unowned_spans: int = 0

@@ -10,48 +10,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from psyfast.data.encoded import Encoded, Limits, OptionBranch, ResponseTokens
-from psyfast.data.options import needs_terminator, option_flags, usable_sets
-from psyfast.data.records import Transcript
-from psyfast.data.responses import CLOSE_MARKER, SourceResponse, find_responses
+from psyfast.data.options import needs_terminator, option_flags
+from psyfast.data.rendering import RenderedResponse, RenderedText
 from psyfast.data.splice import Splicer
 from psyfast.data.tokenizer import Encoding, Tokenizer
 
 
-def encode_exact(transcript: Transcript, tokenizer: Tokenizer, limits: Limits) -> Encoded:
-    """Encode a transcript's text as it stands."""
-    text = transcript.text
-    marked = find_responses(text)
-    encoding = tokenizer.encode(text)
-    option_sets = usable_sets(transcript.options, len(marked.responses))
-    uncertain = frozenset(transcript.uncertain_options)
-    responses = tuple(
-        _response_tokens(response_idx, text, source, encoding, options, limits, uncertain=response_idx in uncertain)
-        for response_idx, (source, options) in enumerate(zip(marked.responses, option_sets, strict=True))
-    )
-    splicer = Splicer(text, encoding, tokenizer)
+def encode_exact(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -> Encoded:
+    """Encode a rendered text as it stands; what a chat template made brings its special tokens itself."""
+    text = rendered.text
+    adds_special = rendered.turns is None
+    encoding = tokenizer.encode(text) if adds_special else tokenizer.encode_plain(text)
+    sources = [source for source in rendered.responses if source.is_scored]
+    responses = tuple(_response_tokens(text, source, encoding, limits) for source in sources)
+    splicer = Splicer(text, encoding, tokenizer, adds_special=adds_special)
     branches = [
         branch
-        for source, tokens, options in zip(marked.responses, responses, option_sets, strict=True)
-        if options is not None
-        for branch in _branches(source, tokens, options, splicer, limits)
+        for source, tokens in zip(sources, responses, strict=True)
+        if source.options is not None
+        for branch in _branches(source, tokens, source.options, splicer, limits)
     ]
-    return Encoded(encoding.ids, responses, tuple(branches), option_sets, text, marked.num_stray_closers)
+    option_sets = tuple(source.options for source in sources)
+    return Encoded(encoding.ids, responses, tuple(branches), option_sets, text)
 
 
-def _response_tokens(
-    response_idx: int,
-    text: str,
-    source: SourceResponse,
-    encoding: Encoding,
-    options: Sequence[str] | None,
-    limits: Limits,
-    *,
-    uncertain: bool,
-) -> ResponseTokens:
+def _response_tokens(text: str, source: RenderedResponse, encoding: Encoding, limits: Limits) -> ResponseTokens:
+    response_idx = source.response_idx
     if source.unbalanced:
-        return ResponseTokens(response_idx, None, None, ("unbalanced_marker",))
+        return ResponseTokens(response_idx, None, None, tuple(sorted({*source.flags, "unbalanced_marker"})))
     start, stop = source.trimmed(text)
-    flags = {"trimmed"} if (start, stop) != (source.char_start, source.char_stop) else set()
+    flags = set(source.flags)
+    if (start, stop) != (source.char_start, source.char_stop):
+        flags.add("trimmed")
     token_start, token_stop = encoding.overlapping(start, stop)
     reason = _reason_not_to_score(token_start, token_stop, limits)
     if token_stop > token_start:
@@ -62,7 +52,7 @@ def _response_tokens(
         return ResponseTokens(response_idx, None, None, tuple(sorted({*flags, reason})))
     if limits.passed_model_by(token_stop):
         flags.add("past_context")
-    flags |= option_flags(text[start:stop], options, uncertain=uncertain)
+    flags |= option_flags(text[start:stop], source.options, uncertain=source.options_uncertain)
     return ResponseTokens(response_idx, token_start, token_stop, tuple(sorted(flags)))
 
 
@@ -77,14 +67,14 @@ def _reason_not_to_score(token_start: int, token_stop: int, limits: Limits) -> s
 
 
 def _branches(
-    source: SourceResponse, tokens: ResponseTokens, options: Sequence[str], splicer: Splicer, limits: Limits
+    source: RenderedResponse, tokens: ResponseTokens, options: Sequence[str], splicer: Splicer, limits: Limits
 ) -> Iterator[OptionBranch]:
     if tokens.token_start is None or tokens.token_stop is None:
         return
     text, ids = splicer.text, splicer.encoding.ids
     start, stop = source.trimmed(text)
     terminated = needs_terminator(options)
-    close = text[stop : source.char_stop] + CLOSE_MARKER
+    close = text[stop : source.char_stop] + source.close
     for option_idx, option in enumerate(options):
         if option == text[start:stop] and not terminated:
             # Tokenised with the text that follows, a response can end otherwise than cut off behind its close marker.
@@ -96,8 +86,8 @@ def _branches(
         splice = splicer.replace(start, option + close)
         score_start, score_stop = splice.overlapping(start, start + len(option))
         if terminated:
-            marker_start = start + len(option) + len(close) - len(CLOSE_MARKER)
-            marker_token, _ = splice.overlapping(marker_start, marker_start + len(CLOSE_MARKER))
+            marker_start = start + len(option) + len(close) - len(source.close)
+            marker_token, _ = splice.overlapping(marker_start, marker_start + len(source.close))
             if not option:
                 score_start = marker_token
             score_stop = max(score_stop, marker_token + 1)

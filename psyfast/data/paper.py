@@ -14,27 +14,42 @@ from operator import attrgetter
 
 import numpy as np
 
-from psyfast.data.clean import CleanedText, clean
+from psyfast.data.clean import CleanedText, clean, uncleaned
 from psyfast.data.encoded import Encoded, Limits, OptionBranch, ResponseTokens
-from psyfast.data.options import needs_terminator, option_flags, usable_sets
-from psyfast.data.records import Transcript
-from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER, MarkedText, SourceResponse, find_responses
+from psyfast.data.options import needs_terminator, option_flags
+from psyfast.data.rendering import RenderedResponse, RenderedText, Turns
+from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER
 from psyfast.data.splice import Splicer
 from psyfast.data.tokenizer import Encoding, Tokenizer
 from psyfast.errors import ModelError
 
 
 @dataclass(frozen=True)
+class Markers:
+    """What the scan looks for. open, close: as the text has them; open_ids, close_ids: what is found in its ids."""
+
+    open: str
+    close: str
+    open_ids: list[int]
+    close_ids: list[int]
+    is_template: bool
+
+    def enclose(self, inner: str) -> str:
+        """A response with its markers, cleaned where the study cleans."""
+        text = self.open + inner + self.close
+        return text if self.is_template else clean(text).text
+
+
+@dataclass(frozen=True)
 class PaperSpan:
     """What the scan takes for a response.
 
-    char_start: in the cleaned text, directly after the open marker. source_stop: in the source text, where its last
-    character ends. runs_on: it reaches past its source response.
+    char_start: in the cleaned text, directly after the open marker. source_stop: in the rendered text, where its last
+    character ends. runs_on: it reaches past its response there.
     """
 
     token_start: int
     token_stop: int
-    response_idx: int
     char_start: int
     source_stop: int
     runs_on: bool
@@ -42,78 +57,85 @@ class PaperSpan:
 
 @dataclass(frozen=True)
 class PaperScan:
-    """The scan of one text; spans by source response, those without tokens too."""
+    """The scan of one text; spans by their place in `responses`, those without tokens too."""
 
     cleaned: CleanedText
     encoding: Encoding
-    marked: MarkedText
+    responses: tuple[RenderedResponse, ...]
+    markers: Markers
     spans: dict[int, PaperSpan]
     num_unowned_spans: int
 
-    def is_behind_cut(self, source: SourceResponse) -> bool:
+    def is_behind_cut(self, source: RenderedResponse) -> bool:
         """Whether the study never sees the response's open marker."""
         return source.char_start > self.cleaned.source_stop
 
 
-def scan_text(text: str, tokenizer: Tokenizer) -> PaperScan:
-    """Clean, tokenise and scan a source text; each span goes to the source response that its first character lies in."""
-    marked, cleaned = find_responses(text), clean(text)
-    encoding = tokenizer.encode(cleaned.text)
-    open_ids, close_ids = _marker_ids(tokenizer)
+def scan_text(rendered: RenderedText, tokenizer: Tokenizer) -> PaperScan:
+    """Clean, tokenise and scan a text; each span goes to the response that its first character lies in.
+
+    What a chat template made was cleaned before, and brings its special tokens itself.
+    """
+    responses = rendered.responses
+    markers = _markers(tokenizer, rendered.turns)
+    if rendered.turns is None:
+        cleaned = clean(rendered.text)
+        encoding = tokenizer.encode(cleaned.text)
+    else:
+        cleaned = uncleaned(rendered.text)
+        encoding = tokenizer.encode_plain(cleaned.text)
     spans: dict[int, PaperSpan] = {}
     num_unowned = 0
-    for token_start, token_stop in _scan(encoding.ids.tolist(), open_ids, close_ids):
+    for token_start, token_stop in _scan(encoding.ids.tolist(), markers.open_ids, markers.close_ids):
         char_start = int(encoding.offsets[token_start - 1, 1])
         # Unmarked text before a response belongs to none, so the last one that begins at or before is the owner.
         place = int(cleaned.source_idx[char_start])
-        owner = bisect_right(marked.responses, place, key=attrgetter("char_start")) - 1
+        owner = bisect_right(responses, place, key=attrgetter("char_start")) - 1
         if owner < 0 or owner in spans:
             num_unowned += 1
             continue
         char_stop = int(encoding.offsets[min(token_stop, encoding.first_suffix) - 1, 1])
         source_stop = int(cleaned.source_idx[char_stop - 1]) + 1 if token_stop > token_start else place
-        source = marked.responses[owner]
+        source = responses[owner]
         runs_on = token_stop > token_start and (source.unbalanced or source_stop > source.char_stop)
-        spans[owner] = PaperSpan(token_start, token_stop, owner, char_start, source_stop, runs_on)
-    return PaperScan(cleaned, encoding, marked, spans, num_unowned)
+        spans[owner] = PaperSpan(token_start, token_stop, char_start, source_stop, runs_on)
+    return PaperScan(cleaned, encoding, responses, markers, spans, num_unowned)
 
 
-def encode_paper(transcript: Transcript, tokenizer: Tokenizer, limits: Limits) -> Encoded:
-    """Encode a transcript as the study does; rows keep the source's numbering."""
-    text = transcript.text
-    scan = scan_text(text, tokenizer)
-    sources = scan.marked.responses
-    option_sets = usable_sets(transcript.options, len(sources))
-    uncertain = frozenset(transcript.uncertain_options)
-    responses = tuple(
-        _response_tokens(response_idx, text, scan, options, limits, uncertain=response_idx in uncertain)
-        for response_idx, options in enumerate(option_sets)
-    )
-    splicer = Splicer(scan.cleaned.text, scan.encoding, tokenizer)
-    markers = _marker_ids(tokenizer)
+def encode_paper(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -> Encoded:
+    """Encode a rendered text as the study does; rows keep the source's numbering."""
+    text = rendered.text
+    scan = scan_text(rendered, tokenizer)
+    places = [place for place, source in enumerate(scan.responses) if source.is_scored]
+    responses = tuple(_response_tokens(place, text, scan, limits) for place in places)
+    splicer = Splicer(scan.cleaned.text, scan.encoding, tokenizer, adds_special=rendered.turns is None)
     branches = [
         branch
-        for tokens, options in zip(responses, option_sets, strict=True)
-        if options is not None and tokens.is_scored
-        for branch in _branches(text, scan, scan.spans[tokens.response_idx], options, splicer, markers)
+        for place, tokens in zip(places, responses, strict=True)
+        if tokens.is_scored
+        for branch in _branches(place, text, scan, splicer)
     ]
     return Encoded(
         scan.encoding.ids,
         responses,
         tuple(branches),
-        option_sets,
+        tuple(scan.responses[place].options for place in places),
         scan.cleaned.text,
-        scan.marked.num_stray_closers,
         scan.num_unowned_spans,
     )
 
 
-def _marker_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    open_ids = tokenizer.encode_plain(" " + OPEN_MARKER).ids.tolist()
-    close_ids = tokenizer.encode_plain(CLOSE_MARKER).ids.tolist()
+def _markers(tokenizer: Tokenizer, turns: Turns | None) -> Markers:
+    """The study's markers: those of the text, or what a chat template puts around the assistant's content."""
+    open_text, close_text = (" " + OPEN_MARKER, CLOSE_MARKER) if turns is None else (turns.open, turns.close)
+    open_ids = tokenizer.encode_plain(open_text).ids.tolist()
+    close_ids = tokenizer.encode_plain(close_text).ids.tolist()
     if not open_ids or not close_ids:
-        raise ModelError("the tokenizer gives no tokens for the markers << and >>; score with --protocol exact")
-    return open_ids, close_ids
+        raise ModelError(
+            f"the tokenizer gives no tokens for the markers {open_text.strip()} and {close_text}; "
+            "score with --protocol exact"
+        )
+    return Markers(OPEN_MARKER if turns is None else open_text, close_text, open_ids, close_ids, turns is not None)
 
 
 def _scan(ids: Sequence[int], open_ids: Sequence[int], close_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -141,18 +163,11 @@ def _find(ids: Sequence[int], wanted: Sequence[int], start: int) -> int | None:
         return None
 
 
-def _response_tokens(
-    response_idx: int,
-    text: str,
-    scan: PaperScan,
-    options: Sequence[str] | None,
-    limits: Limits,
-    *,
-    uncertain: bool,
-) -> ResponseTokens:
-    source = scan.marked.responses[response_idx]
-    flags = {"unbalanced_marker"} if source.unbalanced else set()
-    span = scan.spans.get(response_idx)
+def _response_tokens(place: int, text: str, scan: PaperScan, limits: Limits) -> ResponseTokens:
+    source = scan.responses[place]
+    response_idx = source.response_idx
+    flags = {*source.flags, "unbalanced_marker"} if source.unbalanced else set(source.flags)
+    span = scan.spans.get(place)
     if max(source.char_start, source.char_stop) > scan.cleaned.source_stop:
         flags.add("truncated")
     if span is None or span.token_stop == span.token_start:
@@ -166,23 +181,17 @@ def _response_tokens(
     if limits.passed_by(span.token_stop):
         flags.add("past_context")
     start, stop = source.trimmed(text)
-    flags |= option_flags(text[start:stop], options, uncertain=uncertain)
+    flags |= option_flags(text[start:stop], source.options, uncertain=source.options_uncertain)
     return ResponseTokens(response_idx, span.token_start, span.token_stop, tuple(sorted(flags)))
 
 
-def _branches(
-    text: str,
-    scan: PaperScan,
-    span: PaperSpan,
-    options: Sequence[str],
-    splicer: Splicer,
-    markers: tuple[Sequence[int], Sequence[int]],
-) -> Iterator[OptionBranch]:
+def _branches(place: int, text: str, scan: PaperScan, splicer: Splicer) -> Iterator[OptionBranch]:
     """Branches of the options whose span the scan finds; none where the response itself runs on or is cut."""
-    source = scan.marked.responses[span.response_idx]
-    opened = span.char_start - len(OPEN_MARKER)
+    source, span, markers = scan.responses[place], scan.spans[place], scan.markers
+    options = source.options
+    opened = span.char_start - len(markers.open)
     is_cut = source.char_stop > scan.cleaned.source_stop
-    if span.runs_on or is_cut or not scan.cleaned.text.startswith(OPEN_MARKER, opened):
+    if options is None or span.runs_on or is_cut or not scan.cleaned.text.startswith(markers.open, opened):
         return
     start, stop = source.trimmed(text)
     terminated = needs_terminator(options)
@@ -190,23 +199,21 @@ def _branches(
         if option == text[start:stop] and not terminated:
             last = span.token_stop - 1
             own_ids = scan.encoding.ids[last : last + 1]
-            yield OptionBranch(span.response_idx, option_idx, last, own_ids, span.token_start, span.token_stop)
+            yield OptionBranch(source.response_idx, option_idx, last, own_ids, span.token_start, span.token_stop)
             continue
         inner = text[source.char_start : start] + option + text[stop : source.char_stop]
-        splice = splicer.replace(opened, clean(OPEN_MARKER + inner + CLOSE_MARKER).text)
+        splice = splicer.replace(opened, markers.enclose(inner))
         found = _option_span(splice.tail, span.char_start - splice.char_offset, markers, terminated=terminated)
         if found is None:
             continue
         score_start, score_stop = splice.num_kept + found[0], splice.num_kept + found[1]
         branch_start, branch_ids = splice.cut(scan.encoding.ids, score_stop)
-        yield OptionBranch(span.response_idx, option_idx, branch_start, branch_ids, score_start, score_stop)
+        yield OptionBranch(source.response_idx, option_idx, branch_start, branch_ids, score_start, score_stop)
 
 
-def _option_span(
-    encoding: Encoding, char_start: int, markers: tuple[Sequence[int], Sequence[int]], *, terminated: bool
-) -> tuple[int, int] | None:
+def _option_span(encoding: Encoding, char_start: int, markers: Markers, *, terminated: bool) -> tuple[int, int] | None:
     """The scan's span directly after the open marker that ends at char_start; None where the scan does not find it."""
-    open_ids, close_ids = markers
+    open_ids, close_ids = markers.open_ids, markers.close_ids
     ids = encoding.ids.tolist()
     for start in np.flatnonzero(encoding.offsets[:, 1] == char_start) + 1:
         if ids[max(0, start - len(open_ids)) : start] != open_ids:

@@ -33,12 +33,17 @@ class SourceResponse:
 
     def trimmed(self, text: str) -> tuple[int, int]:
         """The span without white space at its edges; (start, start) of the span where nothing is left."""
-        inner = text[self.char_start : self.char_stop]
-        lead = len(inner) - len(inner.lstrip())
-        kept = inner.strip()
-        if not kept:
-            return self.char_start, self.char_start
-        return self.char_start + lead, self.char_start + lead + len(kept)
+        return trimmed_span(text, self.char_start, self.char_stop)
+
+
+def trimmed_span(text: str, char_start: int, char_stop: int) -> tuple[int, int]:
+    """A span without white space at its edges; (start, start) of the span where nothing is left."""
+    inner = text[char_start:char_stop]
+    kept = inner.strip()
+    if not kept:
+        return char_start, char_start
+    lead = len(inner) - len(inner.lstrip())
+    return char_start + lead, char_start + lead + len(kept)
 
 
 @dataclass(frozen=True)

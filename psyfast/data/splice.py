@@ -54,10 +54,14 @@ class Splice:
 
 
 class Splicer:
-    """Changes of one text. `num_whole` counts the changed texts that had to be tokenised whole."""
+    """Changes of one text. `num_whole` counts the changed texts that had to be tokenised whole.
 
-    def __init__(self, text: str, encoding: Encoding, tokenizer: Tokenizer) -> None:
+    adds_special: whether the text's encoding has the tokenizer's special tokens around it.
+    """
+
+    def __init__(self, text: str, encoding: Encoding, tokenizer: Tokenizer, *, adds_special: bool = True) -> None:
         self.text, self.encoding, self._tokenizer = text, encoding, tokenizer
+        self._encode_whole = tokenizer.encode if adds_special else tokenizer.encode_plain
         self.num_whole = 0
         starts, stops = encoding.offsets[:, 0], encoding.offsets[:, 1]
         is_anchor = encoding.word_starts.copy()
@@ -76,7 +80,7 @@ class Splicer:
         anchor = self._edit[1]
         if anchor is None:
             self.num_whole += 1
-            return Splice(0, 0, self._tokenizer.encode(self.text[:edit_start] + replacement))
+            return Splice(0, 0, self._encode_whole(self.text[:edit_start] + replacement))
         token_idx, char_idx = anchor
         tail = self._tokenizer.encode_plain(self.text[char_idx:edit_start] + replacement)
         return Splice(token_idx, char_idx, tail)

@@ -17,6 +17,7 @@ from psyfast.data.records import Transcript
 from psyfast.data.row_tables import MemorySource
 from psyfast.data.rows import FieldError, FileRecord, RawRow, ReadyRow, Row, RowError, RowSource
 from psyfast.data.sources import resolve_sources
+from psyfast.data.subset import TestSplit, find_test_split
 from psyfast.errors import DataError, UsageError
 
 
@@ -24,6 +25,7 @@ from psyfast.errors import DataError, UsageError
 class ReadOptions:
     """studies: only these (none: all). limit: number of transcripts in all. on_bad_row: a row that cannot be read ends
     the reading, or is skipped and listed. revision: of data sets on the Hub. options: where choice sets come from.
+    subset: `test` for the study's evaluation split of all that is read, drawn with the seed where the data do not say.
     """
 
     studies: tuple[str, ...] = ()
@@ -31,6 +33,8 @@ class ReadOptions:
     on_bad_row: Literal["error", "skip"] = "error"
     revision: str | None = None
     options: OptionSource = "data"
+    subset: Literal["test"] | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -39,6 +43,8 @@ class ReadOptions:
             raise UsageError(f"on_bad_row is '{self.on_bad_row}', expected 'error' or 'skip'")
         if self.options not in ("data", "auto") and not callable(self.options):
             raise UsageError(f"options is {self.options!r}, expected 'data', 'auto' or a function of a transcript")
+        if self.subset not in (None, "test"):
+            raise UsageError(f"subset is {self.subset!r}, expected 'test' or None")
         if not isinstance(self.studies, tuple):
             raise UsageError(f"studies is {self.studies!r}, expected a tuple of names")
 
@@ -67,6 +73,8 @@ class ReadReport:
     passed_over: tuple[str, ...] = ()
     num_transcripts: int = 0
     num_filtered: int = 0
+    num_outside_subset: int = 0
+    too_small: tuple[str, ...] = ()
 
     @property
     def rows_read(self) -> int:
@@ -113,6 +121,9 @@ class TranscriptReader:
         named = [sources] if isinstance(sources, (str, Path)) else list(sources)
         self._sources, self._passed_over = resolve_sources(named, self.options.revision)
         self.report = ReadReport(passed_over=self._passed_over)
+        self._split: TestSplit | None = None
+        if self.options.subset is not None:
+            _refuse_split_sources([str(source) for source in named if isinstance(source, (str, Path))])
 
     def __iter__(self) -> Iterator[Transcript]:
         self.report = report = ReadReport(passed_over=self._passed_over)
@@ -120,7 +131,10 @@ class TranscriptReader:
             self._look_up_studies()
         limit = self.options.limit
         seen_studies: set[str] = set()
-        for transcript in self._transcripts(report, seen_studies):
+        split = self._test_split()
+        if split is not None:
+            report.too_small = split.too_small
+        for transcript in self._transcripts(report, seen_studies, split):
             yield transcript
             if report.num_transcripts == limit:
                 return
@@ -128,7 +142,20 @@ class TranscriptReader:
         if not report.num_transcripts:
             raise self._nothing_read(report)
 
-    def _transcripts(self, report: ReadReport, seen_studies: set[str]) -> Iterator[Transcript]:
+    def _test_split(self) -> TestSplit | None:
+        """The subset's participants, found once by reading everything; DataError where there are none."""
+        if self.options.subset is not None and self._split is None:
+            whole = ReadReport(passed_over=self._passed_over)
+            found = find_test_split(self._transcripts(whole, set(), None), self.options.seed)
+            if not found.keys:
+                raise DataError(
+                    f"{self._sources[0].name}: the test subset is empty: it takes a tenth of each study's participants, and "
+                    f"no study has 10 ({whole.num_transcripts} transcripts were read); leave out --subset"
+                )
+            self._split = found
+        return self._split
+
+    def _transcripts(self, report: ReadReport, seen_studies: set[str], split: TestSplit | None) -> Iterator[Transcript]:
         keys = _Keys()
         for source in self._sources:
             record = FileRecord(source.name)
@@ -141,9 +168,13 @@ class TranscriptReader:
                         raise
                     report.skipped.append(SkippedRow(error.file, error.line, error.field, error.reason))
                     continue
-                if transcript is not None:
-                    report.num_transcripts += 1
-                    yield transcript
+                if transcript is None:
+                    continue
+                if split is not None and transcript not in split:
+                    report.num_outside_subset += 1
+                    continue
+                report.num_transcripts += 1
+                yield transcript
 
     def _read(self, row: Row, report: ReadReport, keys: _Keys, seen_studies: set[str]) -> Transcript | None:
         """The row's transcript, None where its study was not asked for. Raises RowError."""
@@ -196,6 +227,13 @@ class TranscriptReader:
             f"{names}: no transcript was read: {report.rows_read} rows, of them {len(report.skipped)} skipped{first} "
             f"and {report.num_filtered} of other studies"
         )
+
+
+def _refuse_split_sources(names: Sequence[str]) -> None:
+    """UsageError for published data sets that hold the test subset and nothing else: it would be split once more."""
+    for name in names:
+        if Path(name).name.lower().endswith("-test"):
+            raise UsageError(f"{name}: is the test subset already; leave out --subset")
 
 
 def transcripts_from_rows(

@@ -1,4 +1,4 @@
-"""Work on transcripts in several processes: in order, a bounded number at a time, no process left behind."""
+"""Work on transcripts and texts in several processes: in order, a bounded number at a time, no process left behind."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.errors import RunError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
-Work = Callable[[Transcript, Tokenizer], Result]
 
 LOOK_AHEAD = 4
-"""Transcripts in flight for each worker."""
+"""Items in flight for each worker."""
 
 _tokenizer: Tokenizer | None = None  # one a worker process, set once when it starts
 
 
-def map_transcripts(
-    work: Work[Result], transcripts: Iterable[Transcript], tokenizer: Tokenizer, num_workers: int
+def map_in_order(
+    work: Callable[[Item, Tokenizer], Result], items: Iterable[Item], tokenizer: Tokenizer, num_workers: int
 ) -> Iterator[Result]:
-    """`work(transcript, tokenizer)` of each transcript, in their order; the same for any number of workers.
+    """`work(item, tokenizer)` of each item, in their order; the same for any number of workers.
 
     With num_workers=0 everything happens in this process. Otherwise `work` must be picklable. What `work` or the
     iterable raises is raised here, and the workers end with this generator, however it ends. RunError if one is killed.
     """
     if num_workers == 0:
-        for transcript in transcripts:
-            yield work(transcript, tokenizer)
+        for item in items:
+            yield work(item, tokenizer)
         return
     # Spawned and not forked: the parent has threads (torch, Rust), whose locks a fork would copy in any state.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(tokenizer,))
     try:
-        yield from _in_order(pool, work, iter(transcripts), LOOK_AHEAD * num_workers)
+        yield from _in_order(pool, work, iter(items), LOOK_AHEAD * num_workers)
     except BrokenProcessPool as error:
         raise RunError(
             f"one of {num_workers} tokenising processes ended before its work was done: out of memory (use fewer "
@@ -53,15 +52,15 @@ def map_transcripts(
 
 
 def _in_order(
-    pool: ProcessPoolExecutor, work: Work[Result], transcripts: Iterator[Transcript], look_ahead: int
+    pool: ProcessPoolExecutor, work: Callable[[Item, Tokenizer], Result], items: Iterator[Item], look_ahead: int
 ) -> Iterator[Result]:
     pending: deque[Future[Result]] = deque()
-    for transcript in islice(transcripts, look_ahead):
-        pending.append(pool.submit(_run, work, transcript))
+    for item in islice(items, look_ahead):
+        pending.append(pool.submit(_run, work, item))
     while pending:
         result = pending.popleft().result()
-        for transcript in islice(transcripts, 1):
-            pending.append(pool.submit(_run, work, transcript))
+        for item in islice(items, 1):
+            pending.append(pool.submit(_run, work, item))
         yield result
 
 
@@ -81,6 +80,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(work: Work[Result], transcript: Transcript) -> Result:
+def _run(work: Callable[[Item, Tokenizer], Result], item: Item) -> Result:
     assert _tokenizer is not None
-    return work(transcript, _tokenizer)
+    return work(item, _tokenizer)

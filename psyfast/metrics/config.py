@@ -6,16 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psyfast.errors import UsageError
-
-LEFT_OUT = (
-    "demircan2024evaluatingcategory",
-    "demircan2024evaluatingreward",
-    "feher2020humans",
-    "xu2021novelty",
-    "singh2022representing",
-    "jansen2021logic",
-)
-"""Studies that the published figures leave out (PROTOCOL 1)."""
+from psyfast.study import LEFT_OUT
 
 LEFT_OUT_OF_PERSONA = ("evangelidis2023upscaling", "gunadi2021deferral")
 """Studies that the published persona figure leaves out besides (PROTOCOL 5)."""

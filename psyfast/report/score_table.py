@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -14,11 +15,14 @@ DASH = "–"
 
 def score_table(rows: Sequence[StudySummary]) -> Table:
     """One line a study, one over all; the columns of simulated data and of options only where there are any."""
-    models = dict.fromkeys((row.model_id, row.condition) for row in rows)
+    models = {row.model_id for row in rows}
+    conditions = {row.condition for row in rows}
     with_best = any(row.best_nats is not None for row in rows)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     if len(models) > 1:
         table.add_column("model", overflow="fold")
+    if len(conditions) > 1:
+        table.add_column("condition", overflow="fold")
     table.add_column("experiment", overflow="fold")
     table.add_column("re-\nsponses", justify="right")
     table.add_column("NLL\nnats", justify="right")
@@ -37,7 +41,7 @@ def score_table(rows: Sequence[StudySummary]) -> Table:
             _number(row.pseudo_r2),
             DASH if row.tok_per_s is None else f"{row.tok_per_s:,.0f}",
         ]
-        name = [row.model_id] if len(models) > 1 else []
+        name = [row.model_id] * (len(models) > 1) + [row.condition] * (len(conditions) > 1)
         table.add_row(*name, *cells, style="bold" if row.study is None else None, end_section=row.study is None)
     return table
 
@@ -60,17 +64,55 @@ def warning_text(kind: str) -> str:
     return WARNING_TEXTS.get(kind, kind.replace("_", " "))
 
 
+LEFT_OUT_TEXTS = {
+    "no_persona": "no persona field known",
+    "no_other_persona": "no other persona in the study",
+    "no_single_letter": "no response of one letter A–Z",
+    "no_trials": "no trials",
+    "no_instructions": "no text before the first trial",
+    "no_responses": "no response to put into a conversation",
+    "template_refused": "the chat template refuses the conversation",
+    "refused_too_few_letters": "fewer than two option letters",
+    "refused_word": "an option letter stands as a word",
+    "refused_after_article": "an option letter after a or an",
+    "refused_apostrophe": "an option letter with an apostrophe",
+    "refused_abbreviation": "an option letter in an abbreviation",
+    "refused_compound": "an option letter in a compound",
+    "refused_other_case": "an option letter in the other case",
+}
+
+
+def left_out_notes(conditions: Mapping[str, Any], num_transcripts: int) -> list[str]:
+    """Who does not take part in a condition and why, a sentence each; conditions: those of the manifest."""
+    notes = []
+    for name, found in conditions.items():
+        by_template = found.get("by_template")
+        counts = [found] if by_template is None else list(by_template.values())
+        for count in counts:
+            reasons = [
+                f"{LEFT_OUT_TEXTS.get(reason, reason.replace('_', ' '))}: {number:,}"
+                for reason, number in count["left_out"].items()
+            ]
+            if reasons:
+                where = "" if len(counts) == 1 else " under one of the chat templates"
+                notes.append(
+                    f"{name}: {count['num_transcripts']:,} of {num_transcripts:,} transcripts take part{where}; "
+                    f"{'; '.join(reasons)}"
+                )
+    return notes
+
+
 def footnotes(rows: Sequence[StudySummary]) -> list[str]:
     """What the table's figures leave out, a sentence each."""
     notes = []
     if any(row.num_scored < row.num_responses for row in rows):
         notes.append("responses: scored of marked where not all were scored; the flags in the results say why")
-    outside = [row.study for row in rows if row.study and row.num_outside_options]
+    outside = dict.fromkeys(row.study for row in rows if row.study and row.num_outside_options)
     if outside:
         notes.append(
             f"responses that are none of their options, left out of guess and pseudo-R², in: {', '.join(outside)}"
         )
-    partial = [row.study for row in rows if row.study and 0 < row.num_with_options < 0.95 * row.num_scored]
+    partial = dict.fromkeys(row.study for row in rows if row.study and 0 < row.num_with_options < 0.95 * row.num_scored)
     if partial:
         notes.append(f"guess and pseudo-R² rest on fewer than 95 % of the responses in: {', '.join(partial)}")
     if any(row.best_nats is not None for row in rows):

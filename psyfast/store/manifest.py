@@ -19,6 +19,7 @@ _FIXED = (
     ("config.limit", "--limit"),
     ("config.on_bad_row", "--on-bad-row"),
     ("config.options", "--options"),
+    ("config.subset", "--subset"),
     ("data.sha256", "the transcripts' hash"),
     ("config.protocol", "--protocol"),
     ("config.lane", "--lane"),
@@ -107,6 +108,22 @@ def require_same_data(old: Mapping[str, Any], new: Mapping[str, Any], task: str)
     before, now = _at(old, "data.sha256"), _at(new, "data.sha256")
     if before != now:
         raise RunError(f"{task}: the transcripts had sha256 {before} and have {now} now; bring back what it read")
+
+
+def require_same_renderings(old: Mapping[str, Any], new: Mapping[str, Any], task: str) -> None:
+    """RunError if a condition that a run has now makes other texts of its transcripts; both are `conditions`."""
+    for name, now in new.items():
+        before = old.get("conditions", {}).get(name, {})
+        pairs = [(before, now)]
+        if "by_template" in now:
+            known = before.get("by_template", {})
+            pairs = [(known.get(template, {}), one) for template, one in now["by_template"].items()]
+        for one_before, one_now in pairs:
+            if one_before and one_before["sha256"] != one_now["sha256"]:
+                raise RunError(
+                    f"{task}: the condition '{name}' makes other texts than the run was started with (another --seed, "
+                    "another function or version of psyfast); use what it was started with, or give -o another folder"
+                )
 
 
 def arithmetic_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

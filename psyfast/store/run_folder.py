@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,8 @@ ROWS_A_GROUP = 500
 class PartRecord:
     """What a part says of itself: the transcripts [transcript_start, transcript_stop) it covers, and what they cost.
 
-    num_tokens counts the tokens of every request, num_unique_tokens those computed after sharing. seconds: by stage.
+    num_tokens counts the tokens of every request, num_unique_tokens those computed after sharing, also with the
+    conditions that stand before this one in the same window. seconds: by stage, a window's shared out by unique tokens.
     """
 
     part_idx: int
@@ -107,7 +109,8 @@ class RunFolder:
 
     def part_folder(self, model_id: str, condition: str) -> Path:
         """Where the parts of a model under a condition lie."""
-        return self.path / "responses" / f"model={model_id}" / f"condition={condition}"
+        # Quoted as readers of Hive-style folders expect it: `history=3` has an equals sign of its own.
+        return self.path / "responses" / f"model={model_id}" / f"condition={quote(condition, safe='')}"
 
     def has_tables(self) -> bool:
         """Whether the tables of participants and transcripts are there."""
@@ -126,9 +129,9 @@ class RunFolder:
             pq.write_table(table, temporary, compression="zstd")
 
     def finished_parts(self, model_id: str, condition: str) -> list[PartRecord]:
-        """Records of the parts that are there, in order."""
+        """Records of the parts that are there, in the order of what they cover."""
         paths = sorted(self.part_folder(model_id, condition).glob("part-*.parquet"))
-        return sorted((read_part_record(path) for path in paths), key=lambda record: record.part_idx)
+        return sorted((read_part_record(path) for path in paths), key=lambda record: record.transcript_start)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -156,11 +159,31 @@ def read_part_record(path: Path) -> PartRecord:
         ) from error
 
 
+def table_says(path: Path, key: str) -> str | None:
+    """What a table of this run says of itself under a key; None where it does not, or is not there."""
+    if not path.is_file():
+        return None
+    try:
+        said = (pq.read_schema(path).metadata or {}).get(key.encode())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: cannot be read ({error}); remove it and --resume to make it again") from error
+    return None if said is None else said.decode()
+
+
 @contextmanager
-def streamed_table(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], None]]:
-    """A Parquet file that grows a row group at a time; yields the function that adds a row. Whole or not there."""
-    with whole_file(path) as temporary, pq.ParquetWriter(temporary, stamped(schema), compression="zstd") as writer:
+def streamed_table(
+    path: Path, schema: pa.Schema, *, extra: Mapping[str, str] | None = None, keep: bool = False
+) -> Iterator[Callable[[Row], None]]:
+    """A Parquet file that grows a row group at a time; yields the function that adds a row. Whole or not there.
+
+    extra: what the file says of itself. keep: the rows that stand there already come first.
+    """
+    whole = stamped(schema, dict(extra or {}))
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, whole, compression="zstd") as writer:
         group: list[dict[str, Any]] = []
+        if keep:
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_A_GROUP):
+                writer.write_batch(batch.cast(whole))
 
         def add(row: Row) -> None:
             group.append(dict(row))
@@ -168,7 +191,7 @@ def streamed_table(path: Path, schema: pa.Schema) -> Iterator[Callable[[Row], No
                 flush()
 
         def flush() -> None:
-            writer.write_table(pa.Table.from_pylist(group, writer.schema))
+            writer.write_table(pa.Table.from_pylist(group, whole))
             group.clear()
 
         yield add

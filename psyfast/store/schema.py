@@ -33,7 +33,19 @@ RESPONSES = pa.schema(
 
 PER_TOKEN = [pa.field("token_ids", pa.list_(pa.int32())), pa.field("token_nll_nats", pa.list_(pa.float64()))]
 
-TRANSCRIPTS = pa.schema([*_KEY, ("condition", pa.string()), ("text", pa.string())])
+TRANSCRIPTS = pa.schema(
+    [
+        *_KEY,
+        ("condition", pa.string()),
+        ("template_sha256", pa.string()),
+        ("text_idx", pa.int32()),
+        ("text", pa.string()),
+        ("details", pa.string()),
+    ]
+)
+"""template_sha256: of the chat template where the text depends on one. text_idx: a condition may cut a transcript into
+several texts. details: JSON of what the condition says of it.
+"""
 
 
 def responses_schema(*, per_token: bool) -> pa.Schema:

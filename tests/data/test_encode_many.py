@@ -20,7 +20,7 @@ from tokenizers_real import tiny_tokenizer
 from psyfast.data.encode import Protocol, encode_many
 from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
-from psyfast.data.workers import LOOK_AHEAD, map_transcripts
+from psyfast.data.workers import LOOK_AHEAD, map_in_order
 from psyfast.errors import DataError, RunError
 
 TOKENIZER_TOKENS = (" <<", ">>.")
@@ -74,7 +74,7 @@ def die(transcript: Transcript, tokenizer: Tokenizer) -> str:
 
 
 def test_an_error_in_a_worker_comes_through_and_ends_the_workers() -> None:
-    results = map_transcripts(fail_on_the_third, transcripts(20), tiny_tokenizer(), 2)
+    results = map_in_order(fail_on_the_third, transcripts(20), tiny_tokenizer(), 2)
     assert len([next(results), next(results)]) == 2
     with pytest.raises(DataError, match="the third"):
         next(results)
@@ -93,7 +93,7 @@ def test_an_error_in_the_source_comes_through() -> None:
 
 def test_a_killed_worker_is_an_error() -> None:
     with pytest.raises(RunError, match="ended before its work was done"):
-        list(map_transcripts(die, transcripts(3), tiny_tokenizer(), 1))
+        list(map_in_order(die, transcripts(3), tiny_tokenizer(), 1))
     assert not multiprocessing.active_children()
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers_real import REAL, real_tokenizer, tiny_tokenizer
 
+from psyfast.data.conditions.plain import plain
 from psyfast.data.encode import Encoded, OptionBranch, Protocol, encode
 from psyfast.data.paper import scan_text
 from psyfast.data.responses import find_responses
@@ -121,7 +122,7 @@ def test_paper_branches_are_those_of_the_whole_text(
             assert ids == encoded.ids[: response.token_stop].tolist()
             continue
         changed = text[:start] + option + text[stop : source.char_stop] + ">>"
-        scan = scan_text(changed, tokenizer)
+        scan = scan_text(plain(transcript_of(changed)), tokenizer)
         span = scan.spans[branch.response_idx]
         assert ids == scan.encoding.ids[: span.token_stop + terminated].tolist()
         assert (branch.score_start, branch.score_stop) == (span.token_start, span.token_stop + terminated)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from encoding_cases import FRAGMENTS, exact, flags, paper, scored
+from encoding_cases import FRAGMENTS, exact, flags, paper, scored, transcript_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers_real import REAL, real_tokenizer, tiny_tokenizer
 
 from psyfast.data.clean import MAX_CHARS, clean
+from psyfast.data.conditions.plain import plain
 from psyfast.data.paper import scan_text
 from psyfast.data.responses import find_responses
 from psyfast.data.tokenizer import Tokenizer
@@ -179,7 +180,7 @@ def test_past_the_context_everything_is_scored() -> None:
 
 def test_swallowed_responses_lie_inside_the_span() -> None:
     tokenizer = tiny_tokenizer(" <<", ">>.")
-    scan = scan_text("a <<A>>. b <<B>>. c <<C>> d <<D>>", tokenizer)
+    scan = scan_text(plain(transcript_of("a <<A>>. b <<B>>. c <<C>> d <<D>>")), tokenizer)
     assert sorted(scan.spans) == [0, 3]
     assert scan.spans[0].runs_on
     assert not scan.spans[3].runs_on

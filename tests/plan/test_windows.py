@@ -15,7 +15,7 @@ from tests.plan.random_requests import random_requests
 
 def cut(requests, budget, *, share=True):
     """Windows of requests, each as the list of its items."""
-    return list(windows(requests, lambda request: request, budget, share=share))
+    return list(windows(requests, lambda request: (request,), budget, share=share))
 
 
 def slots(requests, share):

@@ -1,0 +1,1 @@
+"""Conditions: renderings of the same transcripts, each a small named function."""
