@@ -27,7 +27,7 @@ from psyfast.metrics.anytime import AnytimeMean, half_width
 UNTILS = (0.1, 0.3, 1.0, 3.0)
 DISTRIBUTIONS = ("normal", "t3", "lognormal")
 STUDIES, PARTICIPANTS = (1, 5, 30, 100), (5, 20, 100)
-MIXED = "5 to 100"
+MIXED, UNEVEN = "5 to 100", "5, one 100"
 
 
 def main() -> None:
@@ -35,12 +35,8 @@ def main() -> None:
     started = time.perf_counter()
     cells = []
     for num_studies in args.studies:
-        for size in [*args.participants, MIXED]:
-            if size == MIXED and num_studies == 1:
-                continue
-            sizes = (
-                np.linspace(5, 100, num_studies).astype(int).tolist() if size == MIXED else [int(size)] * num_studies
-            )
+        for size in [*args.participants, *([MIXED, UNEVEN] if num_studies > 1 else [])]:
+            sizes = sizes_of(num_studies, size)
             for spread in (0.0, 1.0) if num_studies > 1 else (0.0,):
                 for name in DISTRIBUTIONS:
                     cell = {"studies": num_studies, "participants": size, "spread": spread, "distribution": name}
@@ -69,6 +65,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path)
     return parser.parse_args()
+
+
+def sizes_of(num_studies: int, size: int | str) -> list[int]:
+    """Participants of each study."""
+    if size == MIXED:
+        return np.linspace(5, 100, num_studies).astype(int).tolist()
+    return [5] * (num_studies - 1) + [100] if size == UNEVEN else [int(size)] * num_studies
 
 
 def draw(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -29,8 +29,9 @@ Floats = NDArray[np.float64]
 
 LEAST_A_STUDY = 3
 """Participants of every study before the first interval (all of a smaller study): a third moment takes three."""
-LEAST_FREEDOM = 40
-"""Σ (n_k − 1) over the studies that are not exhausted, below which there is no interval. Both by simulation (docs/compare.md)."""
+LEAST_FREEDOM, LEAST_OPEN_FREEDOM = 40, 20
+"""Σ (n_k − 1) over all studies, and over those that are not exhausted, below which there is no interval. All three numbers are
+by simulation (docs/compare.md)."""
 
 GOALS = ((1, 3 / 4), (4, 1 / 12), (16, 1 / 12), (64, 1 / 12))
 """(factor, weight): what the interval is tuned to, in units of the goal, and its share of what may be missed. One that is tuned to a
@@ -150,8 +151,11 @@ class AnytimeMean:
 
 def are_enough(counts: Sequence[int], sizes: Sequence[int]) -> bool:
     """Whether an interval can be had after so many participants of studies of these sizes."""
-    begun = [n for n, size in zip(counts, sizes, strict=True) if n < size]
-    return not begun or (min(begun) >= LEAST_A_STUDY and sum(n - 1 for n in begun) >= LEAST_FREEDOM)
+    are_open = [n for n, size in zip(counts, sizes, strict=True) if n < size]
+    if not are_open:
+        return True
+    freedom, open_freedom = sum(n - 1 for n in counts if n), sum(n - 1 for n in are_open)
+    return min(are_open) >= LEAST_A_STUDY and freedom >= LEAST_FREEDOM and open_freedom >= LEAST_OPEN_FREEDOM
 
 
 def half_width(precision: Precision, until: float, level: float = 0.95) -> Floats:

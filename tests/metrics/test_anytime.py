@@ -88,11 +88,13 @@ def test_before_enough_were_drawn_there_is_no_interval_and_at_the_end_it_is_the_
 
 
 def test_every_open_study_needs_three_and_small_ones_are_drawn_out():
-    mean = AnytimeMean([2, 60, 60])
-    for study in [0, 0, *[1] * 50, 2, 2]:
+    mean = AnytimeMean([2, 60, 60, 40])
+    for study in [0, 0, *[3] * 40, *[1] * 18, 2, 2]:
         mean.add(study, float(mean.counts[study] % 3))
-    assert not mean.has_interval
+    assert not mean.has_interval  # two of study 2
     mean.add(2, 0.5)
+    assert not mean.has_interval  # 17 + 2 of 20 degrees of freedom in what is open
+    mean.add(1, 0.5)
     assert mean.has_interval and 0 < mean.half_width(0.5) < math.inf
 
 
