@@ -168,7 +168,7 @@ def _compare_locked(
     with ExitStack() as stack:
         drawn = stack.enter_context(DrawnTranscripts(_checked(inputs.reader, scan), run.path, config.seed))
         manifest["seconds"]["scan"] += time.perf_counter() - started
-        _require_some(drawn, goal)
+        _require_some(drawn)
         run.write_manifest(manifest)
         sides = _open_both(inputs, operators, scan, drawn, manifest, templates, on_progress, stack)
         run.write_manifest(manifest)
@@ -202,7 +202,7 @@ def _checked(reader: TranscriptReader, scan: Scan) -> Iterator[Transcript]:
         yield transcript
 
 
-def _require_some(drawn: DrawnTranscripts, goal: CompareGoal) -> None:
+def _require_some(drawn: DrawnTranscripts) -> None:
     if len(drawn) < 2:
         raise DataError(
             f"{len(drawn)} participant has a marked response, expected 2 or more to draw from; psyfast score scores a single one"

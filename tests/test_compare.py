@@ -120,6 +120,11 @@ def test_it_stops_at_the_sign_and_leaves_a_run_of_those_it_scored(models, data, 
     assert f"a comparison that stopped after {num} of 64 participants" in metrics.notes[0]
 
 
+def test_streamed_weights_and_fewer_threads_give_the_same_looks(models, data):
+    resident = compare(models, data, max_participants=45, threads=1)
+    assert compare(models, data, max_participants=45, weights="streamed", threads=2).looks == resident.looks
+
+
 def test_it_stops_where_the_interval_is_narrow_enough(models, data):
     found = compare(models, data, post="near", until=0.5)
     assert found.decision == "precise" and found.looks[-1].half_width < 0.5
