@@ -181,6 +181,8 @@ def _tables(
         add_participant = stack.enter_context(streamed_table(run.participants_path, schema))
     written = table_says(run.transcripts_path, RENDERINGS)
     known = {(name, template) for name, template in json.loads(written)} if written else set()
+    if written is None and run.transcripts_path.is_file():  # from before there were conditions: the plain texts
+        known = {("plain", None)} - set(keys)
     to_write = frozenset(keys) - known
     if to_write:
         extra = {RENDERINGS: json.dumps(sorted({*known, *to_write}, key=str))}

@@ -20,6 +20,8 @@ _FIXED = (
     ("config.on_bad_row", "--on-bad-row"),
     ("config.options", "--options"),
     ("config.subset", "--subset"),
+    ("config.trials", "where the trials come from"),
+    ("config.seed", "--seed"),
     ("data.sha256", "the transcripts' hash"),
     ("config.protocol", "--protocol"),
     ("config.lane", "--lane"),
@@ -37,7 +39,7 @@ _FIXED = (
     ("arithmetic.isa", "the ISA level"),
 )
 
-_BEFORE = {"config.options": "data"}
+_BEFORE = {"config.options": "data", "config.trials": "data"}
 """What runs had whose manifest was written before there was a choice."""
 
 _FIXED_BY_MODEL = (
@@ -121,8 +123,8 @@ def require_same_renderings(old: Mapping[str, Any], new: Mapping[str, Any], task
         for one_before, one_now in pairs:
             if one_before and one_before["sha256"] != one_now["sha256"]:
                 raise RunError(
-                    f"{task}: the condition '{name}' makes other texts than the run was started with (another --seed, "
-                    "another function or version of psyfast); use what it was started with, or give -o another folder"
+                    f"{task}: the condition '{name}' makes other texts than the run was started with (another "
+                    "function or version of psyfast); use what it was started with, or give -o another folder"
                 )
 
 
