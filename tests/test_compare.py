@@ -129,6 +129,9 @@ def test_it_stops_where_the_interval_is_narrow_enough(models, data):
     found = compare(models, data, post="near", until=0.5)
     assert found.decision == "precise" and found.looks[-1].half_width < 0.5
     assert len(found.looks) == 1 and found.share_of_participants < 1
+    assert re.fullmatch(
+        r"ModelComparison\(near − base: .\d\.\d+ ± 0\.\d+ nats; precise after 4\d of 64 participants\)", repr(found)
+    )
 
 
 def test_a_limit_stops_it_and_a_resumed_run_goes_on(models, data, tmp_path):

@@ -33,6 +33,7 @@ LEAST_FREEDOM, LEAST_OPEN_FREEDOM = 40, 20
 """Σ (n_k − 1) over all studies, and over those that are not exhausted, below which there is no interval. All three numbers are
 by simulation (docs/compare.md)."""
 
+MOST_UNTIL = 1e6
 GOALS = ((1, 3 / 4), (4, 1 / 12), (16, 1 / 12), (64, 1 / 12))
 """(factor, weight): what the interval is tuned to, in units of the goal, and its share of what may be missed. One that is tuned to a
 half-width loses little at half or twice of it: three steps of 4 are enough, at the cost of 7 % more participants at the goal."""
@@ -193,8 +194,8 @@ def _mixing_variance(until: float, log_alpha: float) -> float:
 
 
 def require_goal(until: float, level: float) -> None:
-    """UsageError for a half-width that is not above 0, or a level that is no share."""
-    if not 0 < until < math.inf:
+    """UsageError for a half-width that is not above 0 or beyond any NLL, or a level that is no share."""
+    if not 0 < until <= MOST_UNTIL:
         raise UsageError(f"until is {until}, expected a half-width above 0 in nats a response, such as 0.02")
     if not 0 < level < 1:
         raise UsageError(f"level is {level}, expected a share between 0 and 1, such as 0.95")

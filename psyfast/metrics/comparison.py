@@ -87,7 +87,7 @@ DECISIONS = {
 """Why a comparison stopped."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelComparison:
     """The difference post − base: unweighted mean over studies of the mean over participants of their mean paired difference,
     in nats a response; above 0 the second model predicts worse.
@@ -109,6 +109,14 @@ class ModelComparison:
     num_tokens: int
     seconds: float
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        last = self.looks[-1]
+        shown = "unknown" if last.estimate is None else f"{last.estimate:+.4f}"
+        if last.half_width is not None:
+            shown += f" ± {last.half_width:.4f}"
+        used = f"{last.num_scored} of {self.num_participants} participants"
+        return f"ModelComparison({self.post} − {self.base}: {shown} nats; {self.decision} after {used})"
 
     @property
     def estimate(self) -> float | None:

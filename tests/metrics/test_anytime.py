@@ -140,7 +140,9 @@ def test_one_participant_too_many():
         mean.add(0, 0.0)
 
 
-@pytest.mark.parametrize(("until", "level"), [(0.0, 0.95), (-1.0, 0.95), (math.inf, 0.95), (0.1, 1.0), (0.1, 0.0)])
+@pytest.mark.parametrize(
+    ("until", "level"), [(0.0, 0.95), (-1.0, 0.95), (math.inf, 0.95), (1e200, 0.95), (0.1, 1.0), (0.1, 0.0)]
+)
 def test_goals_that_cannot_be(until, level):
     with pytest.raises(UsageError, match="expected"):
         half_width(known(1e-4), until, level)
