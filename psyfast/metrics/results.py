@@ -104,9 +104,10 @@ def _require_complete(run: RunFolder, manifest: Mapping[str, Any]) -> None:
     status = manifest.get("status")
     if status != "complete":
         left = manifest.get("unfinished") or []
+        command = "compare" if "compare" in manifest else "score"
         models = f" (unfinished: {', '.join(left)})" if left else ""
         raise RunError(
-            f"{run.path}: its status is '{status}', expected 'complete'{models}; psyfast score --resume finishes it"
+            f"{run.path}: its status is '{status}', expected 'complete'{models}; psyfast {command} --resume finishes it"
         )
 
 
