@@ -161,7 +161,7 @@ def test_stopped_and_resumed_it_is_the_unbroken_run(models, data, tmp_path, stop
     unbroken = run_parts(models, data, tmp_path / "unbroken")
     with pytest.raises(RunInterruptedError, match="--resume"):
         run_parts(models, data, tmp_path / "run", stop_after)
-    with pytest.raises(RunError, match="its status is 'running'.*psyfast compare --resume finishes it"):
+    with pytest.raises(RunError, match=r"its status is 'running'.*psyfast compare --resume finishes it"):
         compute_metrics([tmp_path / "run"])
     resumed = run_parts(models, data, tmp_path / "run")
     assert resumed.looks == unbroken.looks and resumed.decision == unbroken.decision
