@@ -104,7 +104,9 @@ def score(
     from psyfast.scoring import score_run  # loads torch, which audit_transcripts does without
 
     models = (model,) if isinstance(model, str) else tuple(model)
-    wanted = (conditions,) if isinstance(conditions, str) or callable(conditions) else tuple(conditions)
+    wanted = (
+        tuple(conditions) if isinstance(conditions, Iterable) and not isinstance(conditions, str) else (conditions,)
+    )
     condition_names = tuple(one for one in wanted if isinstance(one, str))
     functions = tuple(one for one in wanted if not isinstance(one, str))
     sources, rows = _sources(transcripts)

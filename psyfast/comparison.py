@@ -42,7 +42,7 @@ from psyfast.process_memory import TOKENIZER_BYTES, default_limit, planned_memor
 from psyfast.report.progress import Meter, OnProgress
 from psyfast.rows import DIGEST_BYTES, transcript_digest
 from psyfast.scan import Scan, scan_transcripts
-from psyfast.scoring import close_manifest, distinct, share_of_peak, started_manifest, templates_of
+from psyfast.scoring import chat_template_of, close_manifest, distinct, share_of_peak, started_manifest
 from psyfast.store.manifest import require_same, require_same_renderings
 from psyfast.store.run_folder import PartRecord, RunFolder
 
@@ -157,7 +157,8 @@ def _compare_locked(
     config, run = inputs.config, inputs.run
     started = time.perf_counter()
     inputs = replace(inputs, renderer=inputs.renderer.with_pools(inputs.reader))
-    templates = templates_of(inputs.located, needed=inputs.renderer.needs_template)
+    needed = inputs.renderer.needs_template
+    templates = [chat_template_of(place) if needed else None for place in inputs.located]
     scan = scan_transcripts(inputs.reader, inputs.renderer, distinct(templates), run, write=False)
     base, post = (place.model_id for place in inputs.located)
     manifest = started_manifest(config, operators, scan, inputs.old)
@@ -239,7 +240,8 @@ def _open_both(
             templates[model_idx],
         )
         stack.enter_context(closing(model_run))
-        manifest["models"][place.model_id] = model_run.open(recorded.get(place.model_id))
+        entry = model_run.open(recorded.get(place.model_id))
+        manifest["models"][place.model_id] = {**entry, "conditions": list(inputs.renderer.names)}
         # What the first has not touched yet of what it was planned to take is not there for the second.
         still_to_come = max(0, sum(model_run.memory.bytes_of.values()) - resident_bytes())
         own = replace(config, memory_limit=max(1, limit - still_to_come))

@@ -84,7 +84,11 @@ def _score_locked(
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
     started = time.perf_counter()
     renderer = inputs.renderer.with_pools(inputs.reader)
-    template_of = templates_of(inputs.located, needed=renderer.needs_template)
+    asked = [_asked(renderer.names, (repeat or {}).get("models", {}).get(place.model_id)) for place in inputs.located]
+    template_of = [
+        chat_template_of(place) if renderer.only(names).needs_template else None
+        for place, names in zip(inputs.located, asked, strict=True)
+    ]
     scan = scan_transcripts(inputs.reader, renderer, distinct(template_of), run)
     manifest = started_manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
@@ -113,12 +117,15 @@ def _score_locked(
                 scan.longest,
                 position,
                 peak,
-                renderer,
+                renderer.only(asked[model_idx]),
                 template_of[model_idx],
             )
         ) as model_run:
             # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
-            manifest["models"][place.model_id] = model_run.open(recorded)
+            before = manifest["models"].get(place.model_id, {}).get("conditions", [])
+            entry = model_run.open(recorded)
+            entry["conditions"] = list(dict.fromkeys([*before, *asked[model_idx]]))
+            manifest["models"][place.model_id] = entry
             manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
             run.write_manifest(manifest)
             model_run.score(on_progress, should_stop)
@@ -129,11 +136,14 @@ def _score_locked(
     return run
 
 
-def templates_of(located: Sequence[Located], *, needed: bool) -> list[ChatTemplate | None]:
-    """The chat template of each model, where a condition needs it."""
-    if not needed:
-        return [None] * len(located)
-    return [ChatTemplate(place.name, *load_chat_template(place)) for place in located]
+def _asked(names: Sequence[str], recorded: Mapping[str, Any] | None) -> list[str]:
+    """Conditions to score a model under; of a run to make again, those that it had, for models may differ in them."""
+    return list(names) if recorded is None else list(recorded.get("conditions", names))
+
+
+def chat_template_of(place: Located) -> ChatTemplate:
+    """A model's chat template."""
+    return ChatTemplate(place.name, *load_chat_template(place))
 
 
 def distinct(templates: Sequence[ChatTemplate | None]) -> list[ChatTemplate]:
@@ -206,7 +216,7 @@ def close_manifest(manifest: dict[str, Any], run: RunFolder, num_transcripts: in
     tokens: dict[str, dict[str, dict[str, int]]] = {}
     unfinished: list[str] = []
     for model_id in manifest["models"]:
-        for condition in manifest["config"]["conditions"]:
+        for condition in manifest["models"][model_id].get("conditions", manifest["config"]["conditions"]):
             parts = run.finished_parts(model_id, condition)
             for part in parts:
                 seconds.update(part.seconds)

@@ -293,6 +293,23 @@ def test_a_function_for_trials(model):
     assert first != second
 
 
+def test_models_may_differ_in_their_conditions(model, data, tmp_path):
+    """A base model without a chat template, and a post-trained one that has it, in one run."""
+    base = make_llama(tmp_path / "base", seed=1, max_position_embeddings=4096)
+    out = tmp_path / "run"
+    run_of(config_of(base, data, "plain"), out)
+    run = run_of(config_of(model, data, "plain", "chat"), out, resume=True)
+    manifest = run.read_manifest()
+    assert (manifest["status"], manifest["unfinished"]) == ("complete", [])
+    assert {name: entry["conditions"] for name, entry in manifest["models"].items()} == {
+        "base": ["plain"],
+        "tiny": ["plain", "chat"],
+    }
+    _, compared = score_again(run.manifest_path, tmp_path / "again")
+    assert compared is not None
+    assert compared.same_bits
+
+
 # --- what cannot be
 
 
@@ -344,6 +361,8 @@ def test_conditions_that_are_none(model):
     rows = [{"text": "You press <<J>>."}]
     with pytest.raises(UsageError, match="no condition was named"):
         psyfast.score(str(model), rows, conditions=[])
+    with pytest.raises(UsageError, match="None has no name to go by"):
+        psyfast.score(str(model), rows, conditions=None)
     with pytest.raises(UsageError, match=r"condition 'chatt' is unknown.*did you mean 'chat'"):
         psyfast.score(str(model), rows, conditions="chatt")
     with pytest.raises(UsageError, match="has no name to go by"):

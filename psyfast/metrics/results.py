@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from psyfast.errors import RunError
 from psyfast.store.manifest import num_transcripts_of
-from psyfast.store.run_folder import PartRecord, RunFolder
+from psyfast.store.run_folder import PartRecord, RunFolder, read_part_record
 
 _SAME = (("protocol", "--protocol"), ("lane", "--lane"))
 
@@ -156,16 +157,30 @@ def _listed(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def _part(run: RunFolder, manifest: Mapping[str, Any], model: str, condition: str) -> Part:
-    records = run.finished_parts(model, condition)
-    missing = _first_gap(records, num_transcripts_of(manifest))
+    paths = _part_files(run, model, condition)
+    records = {path: read_part_record(path) for path in paths}
+    missing = _first_gap(list(records.values()), num_transcripts_of(manifest))
     if missing is not None:
         raise RunError(
             f"{run.path}: model {model}, condition {condition} lacks the transcripts from number {missing} on, although "
             "the manifest calls the run complete; were files removed? psyfast score --resume makes them again"
         )
-    folder = run.part_folder(model, condition)
-    ordered = sorted(records, key=lambda record: record.transcript_start)
-    return Part(run.path, tuple(folder / f"part-{record.part_idx:05d}.parquet" for record in ordered))
+    return Part(run.path, tuple(sorted(paths, key=lambda path: records[path].transcript_start)))
+
+
+def _part_files(run: RunFolder, model: str, condition: str) -> list[Path]:
+    """A cell's files. Hive-style folders hold names as they are or percent-encoded (`history=3`, `history%3D3`)."""
+    responses = run.path / "responses"
+    spelled = {
+        name: responses / f"model={model}" / f"condition={name}" for name in (condition, quote(condition, safe=""))
+    }
+    found = [paths for folder in spelled.values() if (paths := sorted(folder.glob("part-*.parquet")))]
+    if len(found) > 1:
+        raise RunError(
+            f"{responses}: condition {condition} of model {model} lies there twice, in {found[0][0].parent.name} and in "
+            f"{found[1][0].parent.name}; remove the one that is not meant"
+        )
+    return found[0] if found else []
 
 
 def _first_gap(records: Sequence[PartRecord], num_transcripts: int) -> int | None:
