@@ -20,6 +20,7 @@ import torch
 import psyfast
 from psyfast.config import ScoreConfig
 from psyfast.data.conditions.chat_template import ChatTemplate
+from psyfast.errors import RunError
 from psyfast.inputs import Inputs
 from psyfast.model.load.chat_template import load_chat_template
 from psyfast.model.load.locate import Located
@@ -54,6 +55,8 @@ def score_run(
     from there. Raises a PsyfastError for whatever a user can mend.
     """
     config = inputs.config
+    if inputs.old is not None and "compare" in inputs.old:
+        raise RunError(f"{inputs.run.path}: was made by psyfast compare; go on with psyfast compare --resume")
     operators = resolve(
         config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
     )
@@ -83,11 +86,11 @@ def _score_locked(
     renderer = inputs.renderer.with_pools(inputs.reader)
     asked = [_asked(renderer.names, (repeat or {}).get("models", {}).get(place.model_id)) for place in inputs.located]
     template_of = [
-        _template(place) if renderer.only(names).needs_template else None
+        chat_template_of(place) if renderer.only(names).needs_template else None
         for place, names in zip(inputs.located, asked, strict=True)
     ]
-    scan = scan_transcripts(inputs.reader, renderer, _distinct(template_of), run)
-    manifest = _manifest(config, operators, scan, old)
+    scan = scan_transcripts(inputs.reader, renderer, distinct(template_of), run)
+    manifest = started_manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:
         require_same(old, manifest, f"{run.path}: cannot resume")
@@ -127,8 +130,8 @@ def _score_locked(
             run.write_manifest(manifest)
             model_run.score(on_progress, should_stop)
         spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
-    manifest["peak"].update(_share_of_peak(spent, peak))
-    _close(manifest, run, scan.num_transcripts)
+    manifest["peak"].update(share_of_peak(spent, peak))
+    close_manifest(manifest, run, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
 
@@ -138,11 +141,13 @@ def _asked(names: Sequence[str], recorded: Mapping[str, Any] | None) -> list[str
     return list(names) if recorded is None else list(recorded.get("conditions", names))
 
 
-def _template(place: Located) -> ChatTemplate:
+def chat_template_of(place: Located) -> ChatTemplate:
+    """A model's chat template."""
     return ChatTemplate(place.name, *load_chat_template(place))
 
 
-def _distinct(templates: Sequence[ChatTemplate | None]) -> list[ChatTemplate]:
+def distinct(templates: Sequence[ChatTemplate | None]) -> list[ChatTemplate]:
+    """Each of them once."""
     return list({template.sha256: template for template in templates if template is not None}.values())
 
 
@@ -156,7 +161,9 @@ def _conditions(old: Mapping[str, Any] | None, scan: Scan) -> dict[str, Any]:
     return known
 
 
-def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None) -> dict[str, Any]:
+def started_manifest(
+    config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The manifest at the start; a resumed run keeps what it has and adds a session."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     before = old["config"]["conditions"] if old else []
@@ -192,7 +199,7 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
     }
 
 
-def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
+def share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak."""
     return {
         "required_gflop": spent.required.total / 1e9,
@@ -202,7 +209,7 @@ def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     }
 
 
-def _close(manifest: dict[str, Any], run: RunFolder, num_transcripts: int) -> None:
+def close_manifest(manifest: dict[str, Any], run: RunFolder, num_transcripts: int) -> None:
     """Totals over all parts, whoever wrote them; `partial` where an earlier session left a model unfinished."""
     seconds: Counter[str] = Counter()
     flags: dict[str, dict[str, dict[str, int]]] = {}

@@ -71,7 +71,7 @@ class _Work:
         self.contrasts = find_contrasts(results, pairs)
         self.reader = ScoreReader(index, results, left_out=config.left_out)
         self.choices = ChoiceReader(self.reader.numbers)
-        self.notes: list[str] = []
+        self.notes: list[str] = list(results.notes)
         self.figures: dict[tuple[str, str], CellFigures] = {}
         self.moments: dict[Contrast, ContrastMoments] = {}
 

@@ -28,6 +28,12 @@ _FIXED = (
     ("config.per_token", "--per-token"),
     ("config.context_limit", "--context-limit"),
     ("config.share", "prefix sharing"),
+    ("compare.base", "the first model of the comparison"),
+    ("compare.post", "the second model of the comparison"),
+    ("compare.goal.until", "--until"),
+    ("compare.goal.level", "--level"),
+    ("compare.goal.every", "--every"),
+    ("compare.seed", "--seed"),
     ("arithmetic.device", "--device"),
     ("arithmetic.operators", "the backend"),
     ("arithmetic.isa", "the ISA level"),
@@ -42,6 +48,12 @@ _FIXED_BY_MODEL = (
     ("traits", "configuration"),
     ("window_slots", "window slots"),
 )
+
+
+def num_transcripts_of(manifest: Mapping[str, Any]) -> int:
+    """Transcripts that a finished run holds: all that were read, or those that a comparison scored before it stopped."""
+    compared = manifest.get("compare")
+    return int(manifest["data"]["num_transcripts"] if compared is None else compared["looks"][-1]["num_scored"])
 
 
 def library_versions() -> dict[str, str]:
