@@ -31,8 +31,11 @@ def condition_figures(findings: Findings) -> tuple[Figure, ...]:
     return _persona(findings), _template(findings), *others
 
 
-def _effects(findings: Findings, table: str) -> pl.DataFrame:
-    """The d of each contrast of a table with both intervals (null where it has none), models in the order of their NLL."""
+def _effects(findings: Findings, table: str, margin: float | None = None) -> pl.DataFrame:
+    """The d of each contrast of a table with both intervals (null where it has none), models in the order of their NLL.
+
+    margin: on either side of 0, in view in any case.
+    """
     frame = findings.table(table).filter(pl.col("d").is_not_null()).select(*SIDES, "num_experiments", "d")
     intervals = findings.intervals("d", SIDES).drop("estimate", "num_experiments")
     order = findings.models.group_by("model").agg(pl.col("order").min())
@@ -41,12 +44,13 @@ def _effects(findings: Findings, table: str) -> pl.DataFrame:
         .with_columns(model=pl.col("model_a"))
         .join(order, on="model", how="left", maintain_order="left")
     )
-    return with_view(joined, "d")
+    return with_view(joined, "d", None if margin is None else (-margin, margin))
 
 
 def _persona(findings: Findings) -> Figure:
     name, title = "persona", "Benefit of a persona, by model"
-    frame = _effects(findings, "persona")
+    margin = findings.metrics.config.margin
+    frame = _effects(findings, "persona", margin)
     if frame.is_empty():
         needs = "No model has the conditions plain and persona: score with --condition plain,persona (and shuffled-persona, the control)."
         if len(findings.metrics.tables["persona"]):
@@ -71,7 +75,6 @@ def _persona(findings: Findings) -> Figure:
         offset=("comparison", *values),
         filters=(),
     )
-    margin = findings.metrics.config.margin
     band = alt.Chart(alt.NamedData("margin")).mark_rect(color="#000000", opacity=0.07)
     return Figure(
         name,

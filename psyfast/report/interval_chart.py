@@ -47,9 +47,10 @@ class Row:
     filters: Sequence[str] = (chosen("condition"),)
 
 
-def with_view(frame: pl.DataFrame, value: str) -> pl.DataFrame:
-    """A frame with fixed_low, fixed_high, random_low, random_high, ready for the chart."""
-    return within_view(frame, value, [("fixed_low", "fixed_high"), ("random_low", "random_high")])
+def with_view(frame: pl.DataFrame, value: str, at_least: tuple[float, float] | None = None) -> pl.DataFrame:
+    """A frame with fixed_low, fixed_high, random_low, random_high, ready for the chart. at_least: as for `within_view`."""
+    bars = [("fixed_low", "fixed_high"), ("random_low", "random_high")]
+    return within_view(frame, value, bars, at_least=at_least)
 
 
 def bars_caption(frame: pl.DataFrame) -> str:

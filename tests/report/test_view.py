@@ -48,3 +48,12 @@ def test_rows_without_a_bar_and_groups():
     assert a1 == (-0.1, 0.1, None, None) and a3 == (None, None, None, None)
     assert a2[1] == a2[3] < 99 and a2[2] is None
     assert b == (0.0, 100.0, None, None)
+
+
+def test_what_must_be_in_view_is():
+    frame = pl.DataFrame({"d": [0.0, 0.001], "low": [-0.04, 0.0], "high": [0.04, 0.002]})
+    bars = [("low", "high")]
+    assert within_view(frame, "d", bars)["cut_low"].is_not_null().any()
+    wide = within_view(frame, "d", bars, at_least=(-0.05, 0.05))
+    assert wide["cut_low"].is_null().all()
+    assert wide["low_shown"].to_list() == [-0.04, 0.0]
