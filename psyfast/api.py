@@ -25,6 +25,7 @@ from psyfast.data.transcripts import ReadOptions, TranscriptReader, transcripts_
 from psyfast.data.trials import TrialNumbers
 from psyfast.errors import RunError, UsageError
 from psyfast.inputs import find_inputs, read_options
+from psyfast.metrics.comparison import CompareGoal, Look, ModelComparison
 from psyfast.metrics.summary import StudySummary, summarise
 from psyfast.model.load.config_file import context_length
 from psyfast.model.load.locate import locate
@@ -103,7 +104,9 @@ def score(
     from psyfast.scoring import score_run  # loads torch, which audit_transcripts does without
 
     models = (model,) if isinstance(model, str) else tuple(model)
-    wanted = (conditions,) if isinstance(conditions, str) or callable(conditions) else tuple(conditions)
+    wanted = (
+        tuple(conditions) if isinstance(conditions, Iterable) and not isinstance(conditions, str) else (conditions,)
+    )
     condition_names = tuple(one for one in wanted if isinstance(one, str))
     functions = tuple(one for one in wanted if not isinstance(one, str))
     sources, rows = _sources(transcripts)
@@ -135,6 +138,67 @@ def score(
         return load_result(run_into(Path(temporary) / "run").path, keep=False)
 
 
+def compare(
+    base: str,
+    post: str,
+    transcripts: Transcripts,
+    *,
+    until: float,
+    level: float = 0.95,
+    stop_at_sign: bool = True,
+    max_participants: int | None = None,
+    every: int | None = None,
+    protocol: str = "exact",
+    lane: str = "bf16",
+    options: str | ChooseOptions = "data",
+    condition: str | OwnFunction = "plain",
+    trials: TrialNumbers | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_look: Callable[[Look, int], None] | None = None,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> ModelComparison:
+    """Score participants in random order under two models until their difference is known well enough (docs/compare.md).
+
+    What is estimated: the unweighted mean over studies of the mean over participants of nll_post − nll_base, in nats a
+    response. It stops where the half-width of an interval that holds at all looks at once is below `until`, where the
+    interval excludes 0 (unless stop_at_sign is False), after max_participants, or when all are scored. every: participants
+    between two looks (None: one of each study). condition: what both models are shown (docs/conditions.md). on_look: called after each look with it and the number of participants in
+    all. The rest as in `score`; the setting `seed` draws another order.
+
+    Raises a PsyfastError for what the caller can mend.
+    """
+    from psyfast.comparison import compare_run
+
+    goal = CompareGoal(until, level, stop_at_sign, max_participants, every)
+    sources, rows = _sources(transcripts)
+    try:
+        settings = {"models": (base, post), "sources": sources, "protocol": protocol, "lane": lane, **settings}
+        config = ScoreConfig(
+            options="callable" if callable(options) else options,
+            trials="data" if trials is None else "callable",
+            conditions=(condition,) if isinstance(condition, str) else (),
+            **settings,
+        )
+    except TypeError as error:
+        raise UsageError(f"compare(): {error}; settings are the fields of psyfast.config.ScoreConfig") from error
+    choose = options if callable(options) else None
+    reader = None if rows is None else transcripts_from_rows(rows, MEMORY, read_options(config, choose))
+    with tempfile.TemporaryDirectory(prefix="psyfast-") as temporary:
+        inputs = find_inputs(
+            config,
+            Path(temporary) / "run" if out is None else Path(out),
+            resume=resume and out is not None,
+            reader=reader,
+            choose_options=choose,
+            decide_trials=trials,
+            own_conditions=() if isinstance(condition, str) else (condition,),
+        )
+        found = compare_run(inputs, goal, on_progress=on_progress, on_look=on_look)
+    return found if out is not None else replace(found, folder=None)
+
+
 def load_result(folder: str | Path, *, keep: bool = True) -> ScoreResult:
     """A finished run's tables, read back."""
     run = RunFolder(Path(folder))
@@ -161,6 +225,8 @@ def score_again(
     for key in ("config", "arithmetic", "models", "data"):
         if not isinstance(manifest.get(key), dict):
             raise RunError(f"{manifest_path}: has no '{key}'; a run that stopped before it began, or an edited file")
+    if "compare" in manifest:
+        raise RunError(f"{manifest_path}: its run was made by psyfast compare; make it again with that")
     config = ScoreConfig.from_dict(manifest["config"])
     if MEMORY in config.sources:
         raise RunError(f"{manifest_path}: its transcripts came from memory; score them again from Python")

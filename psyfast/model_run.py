@@ -41,7 +41,7 @@ from psyfast.process_memory import planned_memory
 from psyfast.report.progress import Meter, OnProgress, WindowSize
 from psyfast.rows import DIGEST_BYTES, EntryScores, transcript_digest
 from psyfast.store.manifest import require_same_model
-from psyfast.store.run_folder import RunFolder
+from psyfast.store.run_folder import PartRecord, RunFolder
 from psyfast.store.schema import responses_schema
 
 log = logging.getLogger(__name__)
@@ -160,23 +160,32 @@ class ModelRun:
         """Make every part that is missing."""
         finished = {name: self.run.finished_parts(self.model.model_id, name) for name in self._renderer.names}
         numbers = {name: PartNumbers(records) for name, records in finished.items()}
-        num_layers = self.model.traits.num_layers
-        meter = Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
+        meter = self.meter(on_progress)
         transcripts = _Checked(iter(self.reader), self._digests)
         for missing in missing_ranges(finished):
             meter.skip(transcripts.skip_to(missing.start))
             pending = islice(transcripts, None if missing.stop is None else missing.stop - missing.start)
-            for _ in self._score_range(missing, pending, numbers, meter):
-                if should_stop is not None and should_stop():
-                    raise RunInterruptedError(
-                        f"stopped after a part of model {self.model.model_id}; the same command with --resume goes on "
-                        "from there"
-                    )
+            for _ in self.score_range(missing, pending, numbers, meter):
+                self.stop_if_asked(should_stop)
 
-    def _score_range(
+    def meter(self, on_progress: OnProgress | None) -> Meter:
+        """What measures how far this model is."""
+        num_layers = self.model.traits.num_layers
+        return Meter(self.model.model_id, self._place, num_layers, self._num_chars, on_progress, self._peak)
+
+    def stop_if_asked(self, should_stop: Callable[[], bool] | None) -> None:
+        """RunInterruptedError after a part where that was asked for."""
+        if should_stop is not None and should_stop():
+            raise RunInterruptedError(
+                f"stopped after a part of model {self.model.model_id}; the same command with --resume goes on from there"
+            )
+
+    def score_range(
         self, missing: Missing, transcripts: Iterator[Transcript], numbers: Mapping[str, PartNumbers], meter: Meter
-    ) -> Iterator[None]:
-        """Score consecutive transcripts under some conditions; yields after every window that is written."""
+    ) -> Iterator[tuple[PartRecord, ...]]:
+        """Score consecutive transcripts under some conditions; yields the records of every window's parts, once they are
+        written.
+        """
         stopwatch = _Stopwatch()
         limits = Limits(self.config.context_limit, self.model.traits.max_positions)
         renderer, num_workers = self._renderer.only(missing.conditions), self.config.num_workers
@@ -185,15 +194,17 @@ class ModelRun:
         for window in windows(works, lambda work: work.requests, slots, share=share):
             rows, costs = self._score_window(window, len(renderer.names), stopwatch, meter)
             schema = responses_schema(per_token=self.config.per_token)
+            records = []
             for condition_idx, name in enumerate(renderer.names):
                 of_one = rows[condition_idx]
                 record = part_record(
                     numbers[name].take(), start, condition_idx, window.items, of_one, costs[condition_idx]
                 )
                 self.run.write_part(self.model.model_id, name, record, of_one, schema)
+                records.append(record)
             stopwatch.skip()
             start += len(window.items)
-            yield
+            yield tuple(records)
 
     def _timed(self, works: Iterator[Work], stopwatch: _Stopwatch) -> Iterator[Work]:
         for work in works:

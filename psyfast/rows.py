@@ -24,11 +24,10 @@ def request_of(encoded: Encoded) -> Request:
     spans = [(r.token_start, r.token_stop) for r in encoded.responses if r.token_start is not None]
     positions = [np.arange(start, stop) for start, stop in spans]
     return Request(
-        ids=encoded.ids.astype(np.int64),
+        ids=encoded.ids,
         scored_positions=np.unique(np.concatenate(positions)) if positions else np.zeros(0, np.int64),
         branches=tuple(
-            Branch(option.branch_start, option.ids.astype(np.int64), option.score_start, option.score_stop)
-            for option in encoded.options
+            Branch(option.branch_start, option.ids, option.score_start, option.score_stop) for option in encoded.options
         ),
     )
 

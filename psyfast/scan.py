@@ -113,8 +113,10 @@ def scan_transcripts(
     renderer: Renderer,
     templates: Sequence[ChatTemplate],
     run: RunFolder,
+    *,
+    write: bool = True,
 ) -> Scan:
-    """Read everything once; what the run's tables lack is written.
+    """Read everything once; with write=True, what the run's tables lack is written.
 
     templates: of the run's models, each once. Raises DataError where there is nothing to score.
     """
@@ -124,7 +126,7 @@ def scan_transcripts(
     digests = bytearray()
     longest: Transcript | None = None
     with ExitStack() as stack:
-        add_participant, add_text, to_write = _tables(run, list(keys), stack)
+        add_participant, add_text, to_write = _tables(run, list(keys) if write else [], stack)
         for transcript in reader:
             num_transcripts += 1
             num_responses += transcript.num_responses
@@ -168,14 +170,19 @@ def _keys(renderer: Renderer, templates: Sequence[ChatTemplate]) -> dict[Renderi
 def _tables(
     run: RunFolder, keys: Sequence[RenderingKey], stack: ExitStack
 ) -> tuple[AddRow, AddRow, frozenset[RenderingKey]]:
-    """Functions that add a row to the participants' and the texts' table, and the renderings that the latter lacks."""
+    """Functions that add a row to the participants' and the texts' table, and the renderings that the latter lacks.
+
+    keys: the renderings that the run is to have; without any, nothing is written.
+    """
     add_participant: AddRow = _nowhere
     add_text: AddRow = _nowhere
-    if not run.participants_path.is_file():
+    if keys and not run.participants_path.is_file():
         schema = participants_schema(PERSONA_FIELDS)
         add_participant = stack.enter_context(streamed_table(run.participants_path, schema))
     written = table_says(run.transcripts_path, RENDERINGS)
     known = {(name, template) for name, template in json.loads(written)} if written else set()
+    if written is None and run.transcripts_path.is_file():  # from before there were conditions: the plain texts
+        known = {("plain", None)} - set(keys)
     to_write = frozenset(keys) - known
     if to_write:
         extra = {RENDERINGS: json.dumps(sorted({*known, *to_write}, key=str))}

@@ -133,7 +133,7 @@ class Scorer:
             [EntryScores.of(self._engine.run(batch), batch.target_N) for batch in plan.batches]
         )
         for pair, tokens in zip(window.items, plan.requests, strict=True):
-            ids = pair.request.ids[pair.request.scored_positions]
+            ids = pair.request.ids[pair.request.scored_positions].astype(np.int64)
             logprobs = -entries.token_nlls(tokens)
             is_greedy = bool((entries.argmax_N[tokens.entry] == ids).all())
             yield pair, Loglikelihood(float(logprobs.sum()), is_greedy, logprobs, ids)

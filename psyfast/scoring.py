@@ -20,6 +20,7 @@ import torch
 import psyfast
 from psyfast.config import ScoreConfig
 from psyfast.data.conditions.chat_template import ChatTemplate
+from psyfast.errors import RunError
 from psyfast.inputs import Inputs
 from psyfast.model.load.chat_template import load_chat_template
 from psyfast.model.load.locate import Located
@@ -54,6 +55,8 @@ def score_run(
     from there. Raises a PsyfastError for whatever a user can mend.
     """
     config = inputs.config
+    if inputs.old is not None and "compare" in inputs.old:
+        raise RunError(f"{inputs.run.path}: was made by psyfast compare; go on with psyfast compare --resume")
     operators = resolve(
         config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
     )
@@ -81,9 +84,13 @@ def _score_locked(
     config, run, old, repeat = inputs.config, inputs.run, inputs.old, inputs.repeat
     started = time.perf_counter()
     renderer = inputs.renderer.with_pools(inputs.reader)
-    template_of = _templates(inputs.located, needed=renderer.needs_template)
-    scan = scan_transcripts(inputs.reader, renderer, _distinct(template_of), run)
-    manifest = _manifest(config, operators, scan, old)
+    asked = [_asked(renderer.names, (repeat or {}).get("models", {}).get(place.model_id)) for place in inputs.located]
+    template_of = [
+        chat_template_of(place) if renderer.only(names).needs_template else None
+        for place, names in zip(inputs.located, asked, strict=True)
+    ]
+    scan = scan_transcripts(inputs.reader, renderer, distinct(template_of), run)
+    manifest = started_manifest(config, operators, scan, old)
     manifest["seconds"]["scan"] += time.perf_counter() - started
     if old is not None:
         require_same(old, manifest, f"{run.path}: cannot resume")
@@ -110,30 +117,37 @@ def _score_locked(
                 scan.longest,
                 position,
                 peak,
-                renderer,
+                renderer.only(asked[model_idx]),
                 template_of[model_idx],
             )
         ) as model_run:
             # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
-            manifest["models"][place.model_id] = model_run.open(recorded)
+            before = manifest["models"].get(place.model_id, {}).get("conditions", [])
+            entry = model_run.open(recorded)
+            entry["conditions"] = list(dict.fromkeys([*before, *asked[model_idx]]))
+            manifest["models"][place.model_id] = entry
             manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
             run.write_manifest(manifest)
             model_run.score(on_progress, should_stop)
         spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
-    manifest["peak"].update(_share_of_peak(spent, peak))
-    _close(manifest, run, scan.num_transcripts)
+    manifest["peak"].update(share_of_peak(spent, peak))
+    close_manifest(manifest, run, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
 
 
-def _templates(located: Sequence[Located], *, needed: bool) -> list[ChatTemplate | None]:
-    """The chat template of each model, where a condition needs it."""
-    if not needed:
-        return [None] * len(located)
-    return [ChatTemplate(place.name, *load_chat_template(place)) for place in located]
+def _asked(names: Sequence[str], recorded: Mapping[str, Any] | None) -> list[str]:
+    """Conditions to score a model under; of a run to make again, those that it had, for models may differ in them."""
+    return list(names) if recorded is None else list(recorded.get("conditions", names))
 
 
-def _distinct(templates: Sequence[ChatTemplate | None]) -> list[ChatTemplate]:
+def chat_template_of(place: Located) -> ChatTemplate:
+    """A model's chat template."""
+    return ChatTemplate(place.name, *load_chat_template(place))
+
+
+def distinct(templates: Sequence[ChatTemplate | None]) -> list[ChatTemplate]:
+    """Each of them once."""
     return list({template.sha256: template for template in templates if template is not None}.values())
 
 
@@ -147,7 +161,9 @@ def _conditions(old: Mapping[str, Any] | None, scan: Scan) -> dict[str, Any]:
     return known
 
 
-def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None) -> dict[str, Any]:
+def started_manifest(
+    config: ScoreConfig, operators: Operators, scan: Scan, old: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The manifest at the start; a resumed run keeps what it has and adds a session."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     before = old["config"]["conditions"] if old else []
@@ -183,7 +199,7 @@ def _manifest(config: ScoreConfig, operators: Operators, scan: Scan, old: Mappin
     }
 
 
-def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
+def share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak."""
     return {
         "required_gflop": spent.required.total / 1e9,
@@ -193,14 +209,14 @@ def _share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
     }
 
 
-def _close(manifest: dict[str, Any], run: RunFolder, num_transcripts: int) -> None:
+def close_manifest(manifest: dict[str, Any], run: RunFolder, num_transcripts: int) -> None:
     """Totals over all parts, whoever wrote them; `partial` where an earlier session left a model unfinished."""
     seconds: Counter[str] = Counter()
     flags: dict[str, dict[str, dict[str, int]]] = {}
     tokens: dict[str, dict[str, dict[str, int]]] = {}
     unfinished: list[str] = []
     for model_id in manifest["models"]:
-        for condition in manifest["config"]["conditions"]:
+        for condition in manifest["models"][model_id].get("conditions", manifest["config"]["conditions"]):
             parts = run.finished_parts(model_id, condition)
             for part in parts:
                 seconds.update(part.seconds)

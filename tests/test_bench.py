@@ -180,3 +180,19 @@ def test_a_gguf_model_becomes_a_folder_that_everybody_reads(tmp_path):
     text = "You press <<J>>. You win 3 points.\n\nYou press <<F>>."
     ids = [load_tokenizer(name)(text)["input_ids"] for name in ("smollm2-135m-instruct", str(folder))]
     assert ids[0] == ids[1]
+
+
+def test_the_simulation_of_comparisons_covers_and_its_control_does_not(tmp_path):
+    few = ["--simulations", 100, "--studies", 2, "--participants", 60, "-o", tmp_path / "compare.json"]
+    command = [sys.executable, BENCH / "bench_compare.py", *map(str, few)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    cells = json.loads((tmp_path / "compare.json").read_text())["cells"]
+    assert {cell["distribution"] for cell in cells} == {"normal", "t3", "lognormal"}
+    normal = [cell for cell in cells if cell["distribution"] == "normal"]
+    assert all(max(cell["missed"]) < 0.1 < cell["missed_fixed"] for cell in normal)
+    assert all(cell["looks"] > 0 and 0 < min(cell["share_drawn"]) < max(cell["share_drawn"]) <= 1 for cell in normal)
+    assert [line.split(" | ")[:2] for line in done.stdout.splitlines()[2:]] == [
+        ["| 2", "60"],
+        ["| 2", "5 to 100"],
+        ["| 2", "5, one 100"],
+    ]

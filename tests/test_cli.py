@@ -240,6 +240,16 @@ def test_sample_then_score_knows_the_best_nll(model, tmp_path):
     assert all(0 < row["best_nats"] < row["guess_nats"] < row["mean_nll_nats"] for row in rows)
 
 
+def test_sample_of_as_many_participants_as_asked_for(tmp_path):
+    assert psyfast("sample", tmp_path / "four").returncode == 0
+    paths = list(map(Path, psyfast("sample", tmp_path / "seven", "--participants", "7").stdout.split()))
+    assert [len(path.read_text().splitlines()) for path in paths] == [7, 7, 7]
+    fewer = [(tmp_path / "four" / path.relative_to(tmp_path / "seven")).read_text() for path in paths]
+    assert all(path.read_text().startswith(text) for path, text in zip(paths, fewer, strict=True))
+    refused = psyfast("sample", tmp_path / "none", "--participants", "0")
+    assert refused.returncode == 2 and "expected 1 or more" in refused.stderr
+
+
 def test_sample_replaces_no_other_file_unasked(tmp_path):
     def sample(*options):
         return psyfast("sample", tmp_path, *options)

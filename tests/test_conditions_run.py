@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -208,12 +209,56 @@ def test_the_same_run_from_its_manifest(together, tmp_path):
     assert compared.same_bits
 
 
-def test_another_seed_is_refused_where_a_condition_draws(model, data, tmp_path):
+def test_a_resumed_run_from_its_manifest(model, data, tmp_path):
+    """Made at once, its conditions are cut into parts together; what is compared are rows."""
+    run_of(config_of(model, data, "plain"), tmp_path / "run")
+    run = run_of(config_of(model, data, "no-history"), tmp_path / "run", resume=True)
+    again, compared = score_again(run.manifest_path, tmp_path / "again")
+    assert len(again.finished_parts("tiny", "plain")) != len(run.finished_parts("tiny", "plain"))
+    assert compared is not None
+    assert compared.same_bits
+    assert compared.num_rows == len(rows_of(run, "plain")) + len(rows_of(run, "no-history"))
+
+
+def test_another_seed_is_refused(model, data, tmp_path):
+    """Also beside a condition that draws nothing: the manifest has one seed, and makes the whole run again."""
     out = tmp_path / "run"
     run_of(config_of(model, data, "plain", "relabel"), out)
-    with pytest.raises(RunError, match="'relabel' makes other texts than the run was started with"):
-        run_of(config_of(model, data, "plain", "relabel", seed=1), out, resume=True)
-    run_of(config_of(model, data, "plain", seed=1), out, resume=True)
+    with pytest.raises(RunError, match="--seed was 0 and is now 1"):
+        run_of(config_of(model, data, "plain", seed=1), out, resume=True)
+
+
+def test_trials_from_elsewhere_are_refused(model, data, tmp_path):
+    out = tmp_path / "run"
+    run_of(config_of(model, data, "no-history", trials="callable"), out, decide_trials=lambda t: [0] * t.num_responses)
+    with pytest.raises(RunError, match="where the trials come from was callable and is now data"):
+        run_of(config_of(model, data, "plain"), out, resume=True)
+
+
+def test_a_table_of_texts_from_before_there_were_conditions_keeps_them(model, data, tmp_path):
+    run = run_of(config_of(model, data, "plain"), tmp_path / "run")
+    table = pq.read_table(run.transcripts_path).drop_columns(["template_sha256", "text_idx", "details"])
+    pq.write_table(table.replace_schema_metadata({"schema_version": "1"}), run.transcripts_path)
+    run_of(config_of(model, data, "persona"), tmp_path / "run", resume=True)
+    found = pq.read_table(run.transcripts_path).to_pylist()
+    assert [row["text"] for row in found if row["condition"] == "plain"] == table["text"].to_pylist()
+    assert sum(row["condition"] == "persona" for row in found) == 18
+
+
+def test_models_of_one_template_with_other_special_tokens_have_texts_of_their_own(model, data, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder, eos in zip(folders, ("</s>", "<s>"), strict=True):
+        shutil.copytree(model, folder)
+        (folder / "chat_template.jinja").write_text(TEMPLATE.replace("</>", "{{ eos_token }}"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": eos}))
+    config = replace(config_of(model, data, "chat"), models=tuple(map(str, folders)))
+    run = run_of(config, tmp_path / "run")
+    models = run.read_manifest()["models"]
+    ends = {row["template_sha256"]: row["text"][-5:-1] for row in pq.read_table(run.transcripts_path).to_pylist()}
+    assert ends[models["one"]["template_sha256"]] == "</s>"
+    assert ends[models["two"]["template_sha256"]].endswith("<s>")
+    run_of(replace(config, models=(str(folders[0]),)), tmp_path / "run", resume=True)
 
 
 # --- a user's own condition
@@ -246,6 +291,23 @@ def test_a_function_for_trials(model):
     first, second, third, fourth = (row["nll_nats"] for row in result.to_arrow().to_pylist())
     assert (first, second) == (third, fourth)
     assert first != second
+
+
+def test_models_may_differ_in_their_conditions(model, data, tmp_path):
+    """A base model without a chat template, and a post-trained one that has it, in one run."""
+    base = make_llama(tmp_path / "base", seed=1, max_position_embeddings=4096)
+    out = tmp_path / "run"
+    run_of(config_of(base, data, "plain"), out)
+    run = run_of(config_of(model, data, "plain", "chat"), out, resume=True)
+    manifest = run.read_manifest()
+    assert (manifest["status"], manifest["unfinished"]) == ("complete", [])
+    assert {name: entry["conditions"] for name, entry in manifest["models"].items()} == {
+        "base": ["plain"],
+        "tiny": ["plain", "chat"],
+    }
+    _, compared = score_again(run.manifest_path, tmp_path / "again")
+    assert compared is not None
+    assert compared.same_bits
 
 
 # --- what cannot be
@@ -299,6 +361,8 @@ def test_conditions_that_are_none(model):
     rows = [{"text": "You press <<J>>."}]
     with pytest.raises(UsageError, match="no condition was named"):
         psyfast.score(str(model), rows, conditions=[])
+    with pytest.raises(UsageError, match="None has no name to go by"):
+        psyfast.score(str(model), rows, conditions=None)
     with pytest.raises(UsageError, match=r"condition 'chatt' is unknown.*did you mean 'chat'"):
         psyfast.score(str(model), rows, conditions="chatt")
     with pytest.raises(UsageError, match="has no name to go by"):

@@ -14,6 +14,7 @@ LAYERS = [
     {"__main__"},
     {"cli", "integrations"},
     {"api", "catalogue", "doctor", "scorer"},
+    {"comparison"},
     {"scoring"},
     {"model_run"},
     {"parts"},

@@ -94,6 +94,7 @@ def _audit_text(
 
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where to write STUDY/prompts.jsonl.")],
+    participants: Annotated[int | None, typer.Option(metavar="N", help="Of each task. [default: 4]")] = None,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also over other files of the same names.")] = False,
 ) -> None:
@@ -101,7 +102,7 @@ def sample(
     from psyfast.data.sample import write_sample
 
     try:
-        paths = write_sample(folder, seed=seed, overwrite=overwrite)
+        paths = write_sample(folder, seed=seed, num_participants=participants, overwrite=overwrite)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error}); name a folder on a disk with space") from error
     for path in paths:

@@ -12,31 +12,37 @@ from psyfast.cli.application import terminal
 from psyfast.cli.parameters import Json, Seed
 from psyfast.errors import UsageError
 
+Runs = Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Finished run folders.")]
 GroupBy = Annotated[
     str, typer.Option("--group-by", metavar="COLUMN", help="Column of participants.parquet that makes an experiment.")
 ]
 AsPublished = Annotated[bool, typer.Option("--as-published", help="Aggregate as the Psych-201 study does.")]
+BaselineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline", metavar="FILE", help="Parquet file of a model of your own: the key's columns and nll_nats."
+    ),
+]
+CategoriesFile = Annotated[
+    Path | None, typer.Option("--categories", metavar="FILE", help="CSV of experiments and their categories.")
+]
+Margin = Annotated[
+    float, typer.Option("--margin", metavar="D", help="Of the equivalence test for personas, in units of d.")
+]
 PairsFile = Annotated[Path | None, typer.Option("--pairs", metavar="FILE", help="TOML file of more pairs and models.")]
 
 
 def metrics(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Finished run folders.")] = None,
+    runs: Runs = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Write every table there, as CSV and Parquet.")
     ] = None,
     as_published: AsPublished = False,
     group_by: GroupBy = "study",
-    baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Parquet file of a model of your own: the key's columns and nll_nats."),
-    ] = None,
-    categories: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV of experiments and their categories.")
-    ] = None,
+    baseline: BaselineFile = None,
+    categories: CategoriesFile = None,
     pairs: PairsFile = None,
-    margin: Annotated[
-        float, typer.Option("--margin", metavar="D", help="Of the equivalence test for personas, in units of d.")
-    ] = 0.05,
+    margin: Margin = 0.05,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from psyfast.data.conditions.plain import plain
 from psyfast.data.encoded import Encoded, Limits, OptionBranch, Protocol, ResponseTokens
 from psyfast.data.exact import encode_exact
 from psyfast.data.paper import encode_paper
+from psyfast.data.prefixes import PrefixEncoder
 from psyfast.data.records import Transcript
 from psyfast.data.rendering import RenderedText
 from psyfast.data.tokenizer import Tokenizer
@@ -26,13 +27,19 @@ __all__ = [
 ]
 
 
-def encode_text(rendered: RenderedText, tokenizer: Tokenizer, protocol: Protocol, limits: Limits) -> Encoded:
-    """Encode a rendered text. Under `exact` a response that leaves the limits is not scored (`truncated`), under `paper`
+def encode_text(
+    rendered: RenderedText,
+    tokenizer: Tokenizer,
+    protocol: Protocol,
+    limits: Limits,
+    encoder: PrefixEncoder | None = None,
+) -> Encoded:
+    """Encode a rendered text; encoder: of this and the texts before it, if there are any like it. Under `exact` a response that leaves the limits is not scored (`truncated`), under `paper`
     it is (`past_context`).
     """
     if protocol is Protocol.EXACT:
-        return encode_exact(rendered, tokenizer, limits)
-    return encode_paper(rendered, tokenizer, limits)
+        return encode_exact(rendered, tokenizer, limits, encoder)
+    return encode_paper(rendered, tokenizer, limits, encoder)
 
 
 def encode_texts(
@@ -50,7 +57,8 @@ def encode_texts(
 def _encode_group(
     group: tuple[RenderedText, ...], tokenizer: Tokenizer, *, protocol: Protocol, limits: Limits
 ) -> tuple[Encoded, ...]:
-    return tuple(encode_text(rendered, tokenizer, protocol, limits) for rendered in group)
+    encoder = PrefixEncoder(tokenizer)
+    return tuple(encode_text(rendered, tokenizer, protocol, limits, encoder) for rendered in group)
 
 
 def encode(

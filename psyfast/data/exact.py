@@ -11,16 +11,22 @@ from collections.abc import Iterator, Sequence
 
 from psyfast.data.encoded import Encoded, Limits, OptionBranch, ResponseTokens
 from psyfast.data.options import needs_terminator, option_flags
+from psyfast.data.prefixes import PrefixEncoder
 from psyfast.data.rendering import RenderedResponse, RenderedText
 from psyfast.data.splice import Splicer
 from psyfast.data.tokenizer import Encoding, Tokenizer
 
 
-def encode_exact(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -> Encoded:
-    """Encode a rendered text as it stands; what a chat template made brings its special tokens itself."""
+def encode_exact(
+    rendered: RenderedText, tokenizer: Tokenizer, limits: Limits, encoder: PrefixEncoder | None = None
+) -> Encoded:
+    """Encode a rendered text as it stands; what a chat template made brings its special tokens itself.
+
+    encoder: of this and the texts before it.
+    """
     text = rendered.text
     adds_special = rendered.turns is None
-    encoding = tokenizer.encode(text) if adds_special else tokenizer.encode_plain(text)
+    encoding = (encoder or PrefixEncoder(tokenizer)).encode(text, adds_special=adds_special)
     sources = [source for source in rendered.responses if source.is_scored]
     responses = tuple(_response_tokens(text, source, encoding, limits) for source in sources)
     splicer = Splicer(text, encoding, tokenizer, adds_special=adds_special)

@@ -17,6 +17,7 @@ import numpy as np
 from psyfast.data.clean import CleanedText, clean, uncleaned
 from psyfast.data.encoded import Encoded, Limits, OptionBranch, ResponseTokens
 from psyfast.data.options import needs_terminator, option_flags
+from psyfast.data.prefixes import PrefixEncoder
 from psyfast.data.rendering import RenderedResponse, RenderedText, Turns
 from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER
 from psyfast.data.splice import Splicer
@@ -71,19 +72,17 @@ class PaperScan:
         return source.char_start > self.cleaned.source_stop
 
 
-def scan_text(rendered: RenderedText, tokenizer: Tokenizer) -> PaperScan:
+def scan_text(rendered: RenderedText, tokenizer: Tokenizer, encoder: PrefixEncoder | None = None) -> PaperScan:
     """Clean, tokenise and scan a text; each span goes to the response that its first character lies in.
 
-    What a chat template made was cleaned before, and brings its special tokens itself.
+    What a chat template made was cleaned before, and brings its special tokens itself. encoder: of this and the texts
+    before it.
     """
     responses = rendered.responses
     markers = _markers(tokenizer, rendered.turns)
-    if rendered.turns is None:
-        cleaned = clean(rendered.text)
-        encoding = tokenizer.encode(cleaned.text)
-    else:
-        cleaned = uncleaned(rendered.text)
-        encoding = tokenizer.encode_plain(cleaned.text)
+    adds_special = rendered.turns is None
+    cleaned = clean(rendered.text) if adds_special else uncleaned(rendered.text)
+    encoding = (encoder or PrefixEncoder(tokenizer)).encode(cleaned.text, adds_special=adds_special)
     spans: dict[int, PaperSpan] = {}
     num_unowned = 0
     for token_start, token_stop in _scan(encoding.ids.tolist(), markers.open_ids, markers.close_ids):
@@ -102,10 +101,12 @@ def scan_text(rendered: RenderedText, tokenizer: Tokenizer) -> PaperScan:
     return PaperScan(cleaned, encoding, responses, markers, spans, num_unowned)
 
 
-def encode_paper(rendered: RenderedText, tokenizer: Tokenizer, limits: Limits) -> Encoded:
-    """Encode a rendered text as the study does; rows keep the source's numbering."""
+def encode_paper(
+    rendered: RenderedText, tokenizer: Tokenizer, limits: Limits, encoder: PrefixEncoder | None = None
+) -> Encoded:
+    """Encode a rendered text as the study does; rows keep the source's numbering. encoder: as for `scan_text`."""
     text = rendered.text
-    scan = scan_text(rendered, tokenizer)
+    scan = scan_text(rendered, tokenizer, encoder)
     places = [place for place, source in enumerate(scan.responses) if source.is_scored]
     responses = tuple(_response_tokens(place, text, scan, limits) for place in places)
     splicer = Splicer(scan.cleaned.text, scan.encoding, tokenizer, adds_special=rendered.turns is None)

@@ -119,7 +119,7 @@ class Source:
         """A text of added strings and spans of the source; the responses in the spans go with them.
 
         scored: indices of the responses to score, None for all. unmarked: of those whose markers are left away.
-        Raises UsageError where a span cuts a response off its markers.
+        Raises UsageError where a span leaves the text or cuts a response off its markers.
         """
         growing = _Growing(self.transcript.text)
         for piece in pieces:
@@ -127,6 +127,11 @@ class Source:
                 growing.add(piece)
                 continue
             start, stop = piece
+            if not 0 <= start <= stop <= len(self.transcript.text):
+                raise UsageError(
+                    f"the span {start} to {stop} of participant '{self.transcript.participant}' is none of its text, "
+                    f"which has {len(self.transcript.text)} characters"
+                )
             before = bisect_left(self._opened, start) - 1
             if before >= 0 and self._end(before) > start:
                 raise UsageError(

@@ -85,6 +85,27 @@ class Splicer:
         tail = self._tokenizer.encode_plain(self.text[char_idx:edit_start] + replacement)
         return Splice(token_idx, char_idx, tail)
 
+    def encode(self, edit_start: int, replacement: str) -> Encoding:
+        """The encoding of `text[:edit_start] + replacement`, special tokens around it included."""
+        splice = self.replace(edit_start, replacement)
+        if not splice.num_kept:
+            return splice.tail
+        kept, tail = slice(0, splice.num_kept), splice.tail
+        suffix = slice(self.encoding.first_suffix, None)
+        return Encoding(
+            ids=np.concatenate([self.encoding.ids[kept], tail.ids, self.encoding.ids[suffix]]),
+            offsets=np.concatenate(
+                [self.encoding.offsets[kept], tail.offsets + splice.char_offset, self.encoding.offsets[suffix]],
+                dtype=np.int32,
+                casting="same_kind",
+            ),
+            num_prefix=self.encoding.num_prefix,
+            first_suffix=splice.num_kept + len(tail.ids),
+            word_starts=np.concatenate(
+                [self.encoding.word_starts[kept], tail.word_starts, self.encoding.word_starts[suffix]]
+            ),
+        )
+
     def _anchor(self, edit_start: int) -> tuple[int, int] | None:
         """Token and character where a changed text's own ids may begin; None: the whole text is needed."""
         for room in ROOMS:

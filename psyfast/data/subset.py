@@ -70,7 +70,7 @@ def _first(participants: list[_Participant], size: int, seed: int) -> list[bytes
 
 def _participant(transcript: Transcript) -> _Participant:
     extra = json.loads(transcript.extra)
-    number = str(extra.get("participant_reindexed", ""))
+    number = str(extra.get("participant_reindexed", "")).removesuffix(".0")
     can_test = not _is_true(extra.get("is_psych101")) or _is_true(extra.get("is_psych101_test"))
     return _Participant(_digest(transcript), int(number) if number.isdecimal() else None, can_test)
 

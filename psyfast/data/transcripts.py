@@ -149,8 +149,9 @@ class TranscriptReader:
             found = find_test_split(self._transcripts(whole, set(), None), self.options.seed)
             if not found.keys:
                 raise DataError(
-                    f"{self._sources[0].name}: the test subset is empty: it takes a tenth of each study's participants, and "
-                    f"no study has 10 ({whole.num_transcripts} transcripts were read); leave out --subset"
+                    f"{self._sources[0].name}: nobody is in the test subset of {whole.num_transcripts} transcripts: it takes a "
+                    "tenth of each study's participants with a response, so of 10 or more, leaves out six studies, and of "
+                    "Psych-101 takes its own test participants alone; leave out --subset"
                 )
             self._split = found
         return self._split

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from psyfast.metrics.choices import Choices
 from psyfast.metrics.responses import KEY, Floats, Ints, ResponseIndex, read_columns, response_rows
 from psyfast.metrics.results import Cell, Part
+from psyfast.store.reading import transcripts_file
+from psyfast.store.run_folder import RunFolder
 
 Row = dict[str, object]
 
@@ -38,8 +39,9 @@ def read_items(index: ResponseIndex, cell: Cell, part: Part, min_participants: i
     item_R = np.full(index.num_responses, -1, np.int64)
     people = {key: idx for idx, key in enumerate(index.participants.select(KEY).iter_rows())}
     counts = index.participants["num_responses"].to_list()
-    path = part.run / "transcripts.parquet"
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=500, columns=[*KEY, "condition", "text"]):
+    for batch in transcripts_file(RunFolder(part.run)).iter_batches(
+        batch_size=500, columns=[*KEY, "condition", "text"]
+    ):
         for *key, condition, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             person = people.get((key[0], key[1], key[2]))
             if condition != "plain" or person is None:

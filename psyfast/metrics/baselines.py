@@ -13,17 +13,20 @@ import polars as pl
 
 from psyfast.errors import DataError
 from psyfast.metrics.choices import ChoiceSets
-from psyfast.metrics.responses import KEY, Floats, Ints, ResponseIndex, read_columns, response_rows
+from psyfast.metrics.responses import KEY, Floats, Ints, ResponseIndex, read_columns
 from psyfast.metrics.results import Cell, Part
+from psyfast.metrics.row_numbers import RowNumbers
 
 UNIFORM, RUNNING, MARKOV, OTHERS, OWN = "uniform", "running frequencies", "Markov chain", "other participants", "yours"
 PRIOR = 0.5
 KEY_COLUMNS = [*KEY, "response_idx"]
 
 
-def baseline_nlls(index: ResponseIndex, cell: Cell, part: Part, sets: ChoiceSets) -> dict[str, Floats]:
+def baseline_nlls(
+    numbers: RowNumbers, index: ResponseIndex, cell: Cell, part: Part, sets: ChoiceSets
+) -> dict[str, Floats]:
     """NLL in nats by response ([R], NaN where there is none) of each baseline, from one run's responses."""
-    label_R = _label_R(index, cell, part, sets)
+    label_R = _label_R(index, numbers.of(cell, part), part, sets)
     query = _Queries(index, sets)
     previous_R = np.full(index.num_responses, -1)
     previous_R[1:] = label_R[:-1]
@@ -56,10 +59,9 @@ class _Queries:
         return np.asarray(np.log(total_N) - np.log(count_M[self.own_M] + PRIOR))
 
 
-def _label_R(index: ResponseIndex, cell: Cell, part: Part, sets: ChoiceSets) -> Ints:
+def _label_R(index: ResponseIndex, rows: Ints, part: Part, sets: ChoiceSets) -> Ints:
     """Each response's label; −1 where its text is no option anywhere."""
-    frame = read_columns(part, [*KEY, "response_idx", "response"])
-    rows = response_rows(index, frame, cell, part)
+    frame = read_columns(part, ["response"])
     codes = frame["response"].str.strip_chars().replace_strict(
         pl.Series(sets.labels, dtype=pl.String), pl.Series(range(len(sets.labels)), dtype=pl.Int64), default=-1,
         return_dtype=pl.Int64,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from psyfast.metrics.choices import Choices
-from psyfast.metrics.responses import CellScores, Floats, ResponseIndex
+from psyfast.metrics.responses import Bools, Floats, Ints, ResponseIndex
 from psyfast.metrics.results import Cell
+from psyfast.metrics.scores import CellScores
 
 Row = dict[str, object]
 NUM_BINS = 15
@@ -16,7 +18,9 @@ ENOUGH = 0.95
 """Share of responses with a choice set below which a figure over options is marked (PROTOCOL 4)."""
 
 
-def reliability(confidence_N: Floats, correct_N: Floats, num_bins: int = NUM_BINS) -> list[tuple[int, float, float]]:
+def reliability(
+    confidence_N: Floats, correct_N: Floats | Bools, num_bins: int = NUM_BINS
+) -> list[tuple[int, float, float]]:
     """(number, mean confidence, accuracy) of bins of equal mass by confidence; fewer bins for fewer responses."""
     order = np.argsort(confidence_N, kind="stable")
     parts = np.array_split(order, min(num_bins, max(1, len(order))))
@@ -29,44 +33,52 @@ def expected_calibration_error(bins: Sequence[tuple[int, float, float]]) -> floa
     return sum(num * abs(right - sure) for num, sure, right in bins) / total if total else float("nan")
 
 
-def choice_rows(
-    index: ResponseIndex, cell: Cell, scores: CellScores, choices: Sequence[Choices]
-) -> tuple[list[Row], list[Row]]:
-    """Rows of `choices` and of `reliability` for a cell, over responses that are scored and have a set."""
+CHOICE_ACCURACY, PSEUDO_R2 = "choice_accuracy", "pseudo_r2"
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceFigures:
+    """Rows of `choices` and of `reliability` for a cell, and the totals of two ratios by participant, [P, 2]."""
+
+    rows: list[Row]
+    curves: list[Row]
+    totals: Mapping[str, Floats]
+
+
+def choice_figures(index: ResponseIndex, cell: Cell, scores: CellScores, choices: Sequence[Choices]) -> ChoiceFigures:
+    """What a cell makes of its choice sets, over responses that are scored and have one."""
     joined = [np.concatenate([getattr(c, name) for c in choices]) for name in _COLUMNS]
-    rows_N = joined[0].astype(np.int64)
-    used = scores.scored_R[rows_N]
-    rows_N = rows_N[used]
-    num_N, own_nll_N, confidence_N, correct_N, brier_N = (values[used] for values in joined[1:])
-    guess_N, nll_N, group_N = np.log(num_N), scores.nll_R[rows_N], index.group_R[rows_N]
-    scored_G = index.sum_G(scores.scored_R)
-    with_set_P = np.bincount(index.participant_R[rows_N], minlength=index.num_participants)
+    used = scores.scored_R[joined[0]]
+    rows_N, num_N, *of_sets = joined if used.all() else [values[used] for values in joined]
+    guess_N, nll_N, participant_N = np.log(num_N), scores.nll_R[rows_N], index.participant_R[rows_N]
+    correct_N = of_sets[2]
+
+    def sum_P(values: Floats | Bools | None) -> Floats:
+        return np.bincount(participant_N, values, index.num_participants).astype(np.float64, copy=False)
+
+    num_P, guess_P, correct_P = sum_P(None), sum_P(guess_N), sum_P(correct_N)
     scored_P = index.sum_P(scores.scored_R)
-    shares_G = index.group_sums(with_set_P > 0), index.group_sums(scored_P > 0)
     main: list[Row] = []
     curves: list[Row] = []
-    order = np.argsort(group_N, kind="stable")
-    borders = np.searchsorted(group_N[order], np.arange(len(index.groups) + 1))
-    for idx, group in enumerate(index.groups):
-        mine = order[borders[idx] : borders[idx + 1]]
-        if not len(mine):
-            continue
-        bins = reliability(confidence_N[mine], correct_N[mine])
-        names = {"model": cell.model, "condition": cell.condition, "experiment": group}
-        share = len(mine) / scored_G[idx]
+    shares = index.group_sums(num_P) / np.maximum(index.group_sums(scored_P), 1)
+    num_people, num_scoring = index.group_sums(num_P > 0), index.group_sums(scored_P > 0)
+    for idx, mine in _by_group(index.group_R[rows_N], len(index.groups)):
+        bins = reliability(of_sets[1][mine], correct_N[mine])
+        names: Row = {"model": cell.model, "condition": cell.condition, "experiment": index.groups[idx]}
+        guess, own_nll, brier = guess_N[mine], of_sets[0][mine], of_sets[3][mine]
         main.append(
             {
                 **names,
                 "num_responses": len(mine),
-                "num_participants": int(shares_G[0][idx]),
-                "share_of_responses": share,
-                "share_of_participants": shares_G[0][idx] / shares_G[1][idx],
-                "is_partial": bool(share < ENOUGH),
-                "guess_nats": float(guess_N[mine].mean()),
-                "pseudo_r2": float(1 - nll_N[mine].sum() / guess_N[mine].sum()),
-                "normalised_nll_nats": float(own_nll_N[mine].mean()),
+                "num_participants": int(num_people[idx]),
+                "share_of_responses": float(shares[idx]),
+                "share_of_participants": float(num_people[idx] / num_scoring[idx]),
+                "is_partial": bool(shares[idx] < ENOUGH),
+                "guess_nats": float(guess.mean()),
+                "pseudo_r2": float(1 - nll_N[mine].sum() / guess.sum()),
+                "normalised_nll_nats": float(own_nll.mean()),
                 "choice_accuracy": float(correct_N[mine].mean()),
-                "brier": float(brier_N[mine].mean()),
+                "brier": float(brier.mean()),
                 "ece": expected_calibration_error(bins),
             }
         )
@@ -74,7 +86,21 @@ def choice_rows(
             {**names, "bin": bin_idx, "num_responses": num, "confidence": sure, "accuracy": right}
             for bin_idx, (num, sure, right) in enumerate(bins)
         ]
-    return main, curves
+    totals = {
+        CHOICE_ACCURACY: np.stack([correct_P, num_P], axis=1),
+        PSEUDO_R2: np.stack([guess_P - sum_P(nll_N), guess_P], axis=1),
+    }
+    return ChoiceFigures(main, curves, totals)
 
 
 _COLUMNS = ("rows_N", "num_N", "own_nll_N", "confidence_N", "correct_N", "brier_N")
+
+
+def _by_group(group_N: Ints, num_groups: int) -> Iterator[tuple[int, Ints]]:
+    """Each group that has any, with its places in order."""
+    short = group_N.astype(np.int16) if num_groups < 2**15 else group_N  # 16 bits are sorted in one pass
+    order = np.argsort(short, kind="stable")
+    borders = np.concatenate([[0], np.cumsum(np.bincount(group_N, minlength=num_groups))])
+    for idx in range(num_groups):
+        if borders[idx] < borders[idx + 1]:
+            yield idx, order[borders[idx] : borders[idx + 1]]

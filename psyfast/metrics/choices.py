@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
-from psyfast.metrics.responses import KEY, Floats, Ints, ResponseIndex, read_columns, response_rows
-from psyfast.metrics.results import Cell, Part, Results
+from psyfast.metrics.responses import Bools, Floats, Ints, read_columns
+from psyfast.metrics.results import Cell, Part
+from psyfast.metrics.row_numbers import KEY_COLUMNS, RowNumbers, columns_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +29,31 @@ class ChoiceSets:
     label_M: Ints
     labels: tuple[str, ...]
 
-    @property
+    @cached_property
     def start_N(self) -> Ints:
         """Where each set begins among all options."""
         return np.cumsum(self.num_N) - self.num_N
 
+    @cached_property
+    def by_size(self) -> tuple[tuple[Ints, Ints], ...]:
+        """Sets of one size each: which (of N), and their options (of M) as [size, sets]."""
+        return sets_by_size(self.num_N)
 
-def read_choice_sets(index: ResponseIndex, cell: Cell, part: Part) -> ChoiceSets:
+
+def sets_by_size(num_N: Ints) -> tuple[tuple[Ints, Ints], ...]:
+    """Which sets have each size, and where their options stand, [size, sets]: arrays that need no ragged sums."""
+    start_N = np.cumsum(num_N) - num_N
+    found = []
+    for size in np.flatnonzero(np.bincount(num_N)).tolist():
+        which = np.flatnonzero(num_N == size)
+        found.append((which, start_N[which] + np.arange(size)[:, None]))
+    return tuple(found)
+
+
+def read_choice_sets(numbers: RowNumbers, cell: Cell, part: Part) -> ChoiceSets:
     """The sets that a cell's files hold; the same for every model of the run."""
-    frame = read_columns(part, [*KEY, "response_idx", "response", "options"])
-    frame = frame.with_columns(row=response_rows(index, frame, cell, part)).with_row_index("file_row")
+    frame = read_columns(part, ["response", "options"])
+    frame = frame.with_columns(row=numbers.of(cell, part)).with_row_index("file_row")
     with_set = frame.filter(pl.col("options").list.len() >= 2).with_columns(pl.col("response").str.strip_chars())
     with_set = with_set.select("file_row", "row", "response", "options")
     options = with_set.explode("options").with_columns(place=pl.int_range(pl.len()).over("row"))
@@ -60,9 +78,9 @@ def read_choice_sets(index: ResponseIndex, cell: Cell, part: Part) -> ChoiceSets
 class Choices:
     """A cell's choices. Letters: N responses whose every option has an NLL, M options.
 
-    rows_N: their numbers. probability_M: over the set; start_N, num_N: where each set stands in it. own_nll_N: −log p of the
-    response over its set, in nats. confidence_N: the largest probability; correct_N: whether that is the response's (the
-    first of equals). brier_N: Σ (p − [option is the response])².
+    rows_N: their numbers. nll_M: of each option, nats; start_N, num_N: where each set stands in it; lse_N: log Σ exp(−nll)
+    over the set. own_nll_N: −log p of the response over its set, in nats. confidence_N: the largest probability;
+    correct_N: whether that is the response's (the first of equals). brier_N: Σ (p − [option is the response])².
     """
 
     rows_N: Ints
@@ -71,11 +89,17 @@ class Choices:
     label_M: Ints
     labels: tuple[str, ...]
     own_N: Ints
-    probability_M: Floats
+    nll_M: Floats
+    lse_N: Floats
     own_nll_N: Floats
     confidence_N: Floats
-    correct_N: Floats
+    correct_N: Bools
     brier_N: Floats
+
+    @cached_property
+    def probability_M(self) -> Floats:
+        """Each option's probability over its set."""
+        return np.exp(-self.nll_M - np.repeat(self.lse_N, self.num_N))
 
 
 def read_choices(cell: Cell, part: Part, sets: ChoiceSets) -> Choices:
@@ -83,71 +107,68 @@ def read_choices(cell: Cell, part: Part, sets: ChoiceSets) -> Choices:
     column = read_columns(part, ["option_nll_nats"])["option_nll_nats"]
     if len(column) != len(sets.file_rows_N):
         column = column.gather(sets.file_rows_N)
-    lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
-    whole = lengths == sets.num_N
-    kept = column.filter(pl.Series(whole))
-    nll_M = (kept.explode() if len(kept) else kept.cast(pl.List(pl.Float64)).explode()).cast(pl.Float64)
-    nll_M = nll_M.fill_null(np.nan).to_numpy()
-    num_N = sets.num_N[whole]
-    in_whole_M = np.repeat(whole, sets.num_N)
+    whole_N = column.list.len().fill_null(0).to_numpy() == sets.num_N
+    if not whole_N.all():
+        column = column.filter(pl.Series(whole_N))
+    nll_M = (column.explode() if len(column) else column.cast(pl.List(pl.Float64)).explode()).cast(pl.Float64)
+    nll_M = nll_M.fill_null(np.nan).to_numpy()[: sets.num_N[whole_N].sum()]
+    if whole_N.all() and np.isfinite(nll_M).all():
+        return _choices(sets, nll_M, sets.by_size)
+    num_N = sets.num_N[whole_N]
+    finite_N = np.ones(len(num_N), bool)
     if len(num_N):
-        start_N = np.cumsum(num_N) - num_N
-        finite_N = np.isfinite(np.add.reduceat(nll_M, start_N))
-    else:
-        finite_N = np.zeros(0, bool)
-    nll_M, label_M = (
-        nll_M[: num_N.sum()][np.repeat(finite_N, num_N)],
-        sets.label_M[in_whole_M][np.repeat(finite_N, num_N)],
+        finite_N = np.isfinite(np.add.reduceat(nll_M, np.cumsum(num_N) - num_N))
+    kept_N = whole_N.copy()
+    kept_N[whole_N] = finite_N
+    kept = ChoiceSets(
+        file_rows_N=sets.file_rows_N[kept_N],
+        rows_N=sets.rows_N[kept_N],
+        num_N=sets.num_N[kept_N],
+        own_N=sets.own_N[kept_N],
+        label_M=sets.label_M[np.repeat(kept_N, sets.num_N)],
+        labels=sets.labels,
     )
-    return _choices(
-        sets.rows_N[whole][finite_N], num_N[finite_N], sets.own_N[whole][finite_N], nll_M, label_M, sets.labels
-    )
+    return _choices(kept, nll_M[np.repeat(finite_N, num_N)], kept.by_size)
 
 
-def _choices(rows_N: Ints, num_N: Ints, own_N: Ints, nll_M: Floats, label_M: Ints, labels: tuple[str, ...]) -> Choices:
-    if not len(rows_N):
-        nothing = np.zeros(0)
-        return Choices(rows_N, num_N, rows_N, label_M, labels, own_N, *(nothing for _ in range(5)))
-    start_N = np.cumsum(num_N) - num_N
-    lowest_N = np.minimum.reduceat(nll_M, start_N)
-    weight_M = np.exp(np.repeat(lowest_N, num_N) - nll_M)
-    total_N = np.add.reduceat(weight_M, start_N)
-    probability_M = weight_M / np.repeat(total_N, num_N)
-    own_M = start_N + own_N
-    best_N = np.minimum.reduceat(
-        np.where(nll_M == np.repeat(lowest_N, num_N), np.arange(len(nll_M)), len(nll_M)), start_N
-    )
-    squares_N = np.add.reduceat(probability_M**2, start_N)
+def _choices(sets: ChoiceSets, nll_M: Floats, by_size: tuple[tuple[Ints, Ints], ...]) -> Choices:
+    num = len(sets.rows_N)
+    lse_N, own_nll_N, confidence_N, brier_N = (np.empty(num) for _ in range(4))
+    correct_N = np.empty(num, bool)
+    for which, options in by_size:
+        nll_KN, own = nll_M[options], sets.own_N[which]
+        lowest = nll_KN.min(axis=0)
+        weight_KN = np.exp(lowest - nll_KN)
+        total = weight_KN.sum(axis=0)
+        own_p = np.take_along_axis(weight_KN, own[None], axis=0)[0] / total
+        lse_N[which] = np.log(total) - lowest
+        own_nll_N[which] = np.take_along_axis(nll_KN, own[None], axis=0)[0] + lse_N[which]
+        confidence_N[which] = 1 / total
+        correct_N[which] = nll_KN.argmin(axis=0) == own
+        brier_N[which] = np.square(weight_KN).sum(axis=0) / total**2 + 1 - 2 * own_p
     return Choices(
-        rows_N=rows_N,
-        num_N=num_N,
-        start_N=start_N,
-        label_M=label_M,
-        labels=labels,
-        own_N=own_N,
-        probability_M=probability_M,
-        own_nll_N=nll_M[own_M] - lowest_N + np.log(total_N),
-        confidence_N=1 / total_N,
-        correct_N=(best_N == own_M).astype(np.float64),
-        brier_N=squares_N + 1 - 2 * probability_M[own_M],
-    )
+        sets.rows_N, sets.num_N, sets.start_N, sets.label_M, sets.labels, sets.own_N,
+        nll_M, lse_N, own_nll_N, confidence_N, correct_N, brier_N,
+    )  # fmt: skip
 
 
 class ChoiceReader:
-    """Reads choices; the sets of a run and condition are kept, as every model of the run has the same."""
+    """Reads choices; the last few sets are kept, as every model of a run has the same."""
 
-    def __init__(self, index: ResponseIndex, results: Results) -> None:
-        self._index, self._results = index, results
-        self._sets: dict[tuple[str, str], ChoiceSets] = {}
+    def __init__(self, numbers: RowNumbers, num_kept: int = 2) -> None:
+        self._numbers, self._num_kept = numbers, num_kept
+        self._sets: dict[str, ChoiceSets] = {}
+        self._lock = threading.Lock()
 
     def sets(self, cell: Cell, part: Part) -> ChoiceSets:
-        """The sets of a run under a condition."""
-        key = (str(part.run), cell.condition)
-        if key not in self._sets:
-            while len(self._sets) >= 2:
-                self._sets.pop(next(iter(self._sets)))
-            self._sets[key] = read_choice_sets(self._index, cell, part)
-        return self._sets[key]
+        """The sets of a cell's files."""
+        key = columns_sha256(part, (*KEY_COLUMNS, "response", "options"))
+        with self._lock:
+            if key not in self._sets:
+                while len(self._sets) >= self._num_kept:
+                    self._sets.pop(next(iter(self._sets)))
+                self._sets[key] = read_choice_sets(self._numbers, cell, part)
+            return self._sets[key]
 
     def read(self, cell: Cell) -> list[Choices]:
         """A cell's choices, one record a run that has the cell."""

@@ -9,18 +9,23 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from psyfast.metrics import agreement, baselines, choice_tables, effect_tables, participant_tables, score_tables
+from psyfast.metrics import agreement, baselines, effect_tables, participant_tables, score_tables
 from psyfast.metrics.categories import NO_CATEGORIES, Categories, read_categories
+from psyfast.metrics.cell_figures import CellFigures, Sources, cell_figures
 from psyfast.metrics.choices import ChoiceReader
 from psyfast.metrics.config import MetricsConfig
 from psyfast.metrics.contrasts import DISCRETE, PERSONA, PLAIN, POST_TRAINING, Contrast, find_contrasts
-from psyfast.metrics.interval_tables import equivalence_rows, interval_rows, resample
-from psyfast.metrics.moments import ContrastMoments, contrast_moments, group_moments
+from psyfast.metrics.in_order import in_order
+from psyfast.metrics.interval_tables import Subject
+from psyfast.metrics.mean_tables import MeansOfContrasts
+from psyfast.metrics.moments import ContrastMoments, contrast_moments
 from psyfast.metrics.pairs import PairTable, load_pairs
-from psyfast.metrics.responses import CellScores, Floats, ResponseIndex, ScoreReader, index_responses
+from psyfast.metrics.resampling import resample_everything
+from psyfast.metrics.responses import Floats, ResponseIndex, index_responses
 from psyfast.metrics.results import Cell, Part, Results, open_results
 from psyfast.metrics.schema import table
-from psyfast.metrics.statistics_of_totals import DIFFERENCE, EFFECT, MEAN
+from psyfast.metrics.scores import ScoreReader
+from psyfast.metrics.statistics_of_totals import DIFFERENCE, EFFECT, EFFECT_DDOF_0, MEAN
 
 Row = dict[str, object]
 
@@ -65,72 +70,73 @@ class _Work:
         self.config, self.results, self.index, self.pairs, self.categories = config, results, index, pairs, categories
         self.contrasts = find_contrasts(results, pairs)
         self.reader = ScoreReader(index, results, left_out=config.left_out)
-        self.choices = ChoiceReader(index, results)
-        self.notes: list[str] = []
-        self.baseline_nlls = self._baseline_nlls()
-        self.totals: dict[tuple[str, str], Floats] = {}
-        self.choice_rows: list[Row] = []
-        self.curve_rows: list[Row] = []
-        self.agreement_rows: list[Row] = []
-        self.baseline_rows: list[Row] = []
+        self.choices = ChoiceReader(self.reader.numbers)
+        self.notes: list[str] = list(results.notes)
+        self.figures: dict[tuple[str, str], CellFigures] = {}
+        self.moments: dict[Contrast, ContrastMoments] = {}
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """Every table."""
-        experiments = self._experiments()
-        moments = {contrast: self._moments(contrast) for contrast in self.contrasts}
-        effects = self._effects(moments)
-        intervals, equivalences = self._intervals(moments)
-        baselines, of_models = self._baselines()
-        pairs = effect_tables.pair_table(effects["pair_effects"], self.contrasts, self.pairs)
-        by_category = effect_tables.category_table(self._heat_map_effects(moments), self.categories)
+        self._read_cells()
+        cells = [self.figures[cell.key] for cell in self.results.cells]
+        totals = {of.cell.key: of.totals[MEAN.name] for of in cells}
+        experiments = table("experiments", [row for of in cells for row in of.experiments])
+        choices = table("choices", [row for of in cells for row in of.choices])
+        of_models = table("model_baselines", [row for of in cells for row in of.baselines])
+        effects = {name: table(name, rows) for name, rows in self._effects().items()}
+        resampled = resample_everything(self.index, cells, self._contrast_subjects(), self.categories, self.config)
+        means = MeansOfContrasts(self.index, self.config, self.pairs, self.categories, self.contrasts, self.moments)
         return {
             "models": score_tables.model_table(
-                experiments, table("choices", self.choice_rows), of_models, self.results, self.pairs
+                experiments, choices, of_models, resampled.intervals, self.results, self.pairs
             ),
-            "choices": table("choices", self.choice_rows),
-            "reliability": table("reliability", self.curve_rows),
-            "agreement": table("agreement", self.agreement_rows),
-            "participants": participant_tables.participant_table(self.index, self.totals),
-            "correlations": participant_tables.correlation_table(self.index, self.totals),
-            "baselines": baselines,
+            "choices": choices,
+            "reliability": table("reliability", [row for of in cells for row in of.curves]),
+            "agreement": table("agreement", [row for of in cells for row in of.agreement]),
+            "participants": participant_tables.participant_table(self.index, totals),
+            "correlations": participant_tables.correlation_table(self.index, totals),
+            "baselines": table("baselines", self.baselines_alone),
             "model_baselines": of_models,
-            "intervals": intervals,
-            "equivalence": equivalences,
+            "intervals": resampled.intervals,
+            "equivalence": resampled.equivalences,
             "experiments": experiments,
             "accuracy": score_tables.accuracy_table(experiments, DISCRETE),
             **effects,
-            "pairs": pairs,
-            "types": effect_tables.type_table(pairs),
-            "generations": effect_tables.generation_table(pairs),
-            "categories": by_category,
-            "category_means": effect_tables.category_mean_table(by_category, pairs),
-            **effect_tables.condition_tables(effects),
+            **means.tables(effects, self._heat_map_effects(), resampled),
         }
 
-    def _experiments(self) -> pl.DataFrame:
-        """One pass over the cells: whatever needs no second cell."""
-        rows: list[Row] = []
+    def _read_cells(self) -> None:
+        """Read every cell once, two at a time, and compute a contrast as soon as both of its cells were read."""
+        baseline_nlls = self._baseline_nlls()
+        self.baselines_alone = [
+            row for name, nll in baseline_nlls.items() for row in score_tables.baseline_alone(self.index, name, nll)
+        ]
         items = agreement.first_items(self.index, _one_cell_a_run(self.results), self.config.min_participants)
         self.notes.append(agreement.per_item_note(items, self.config.min_participants))
-        for cell in self.results.cells:
-            scores = self.reader.read(*cell.key)
-            rows += score_tables.experiment_rows(self.index, cell, scores, self.categories)
-            sums_P = self.index.sum_P(np.where(scores.scored_R, scores.nll_R, 0.0))
-            self.totals[cell.key] = np.stack([sums_P, self.index.sum_P(scores.scored_R)], axis=1)
-            self._compare_with_baselines(cell, scores)
-            choices = self.choices.read(cell)
-            main, curves = choice_tables.choice_rows(self.index, cell, scores, choices)
-            self.choice_rows += main
-            self.curve_rows += curves
-            scored_items = np.where(scores.scored_R, items, -1)
-            self.agreement_rows += agreement.agreement_rows(self.index, cell, choices, scored_items)
-        return table("experiments", rows)
+        sources = Sources(self.index, self.reader, self.choices, items, baseline_nlls, self.categories)
+        waiting = list(self.contrasts)
+        for figures in in_order(lambda cell: cell_figures(sources, cell), self._cells_by_contrast()):
+            self.figures[figures.cell.key] = figures
+            ready = [contrast for contrast in waiting if {contrast.a, contrast.b} <= self.figures.keys()]
+            waiting = [contrast for contrast in waiting if contrast not in ready]
+            for contrast in ready:
+                self.moments[contrast] = self._moments(contrast)
+
+    def _cells_by_contrast(self) -> list[Cell]:
+        """Cells that are held against each other one after another, so that they are in memory together."""
+        keys = [key for contrast in self.contrasts for key in (contrast.a, contrast.b)]
+        cells = {cell.key: cell for cell in self.results.cells}
+        return [cells[key] for key in dict.fromkeys([*keys, *cells])]
+
+    def _moments(self, contrast: Contrast) -> ContrastMoments:
+        a, b = self.reader.read(*contrast.a), self.reader.read(*contrast.b)
+        return contrast_moments(self.index, a, b, joint_only=not self.config.as_published)
 
     def _baseline_nlls(self) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
         for cell, part in _one_cell_a_run(self.results):
             sets = self.choices.sets(cell, part)
-            for name, nll_R in baselines.baseline_nlls(self.index, cell, part, sets).items():
+            for name, nll_R in baselines.baseline_nlls(self.reader.numbers, self.index, cell, part, sets).items():
                 known = found.setdefault(name, np.full(self.index.num_responses, np.nan))
                 found[name] = np.where(np.isnan(known), nll_R, known)
         if self.config.baseline is not None:
@@ -139,67 +145,52 @@ class _Work:
             self.notes.append(f"baseline: your file predicts {num:,} of {self.index.num_responses:,} responses")
         return {name: np.where(self.reader.left_out_R, np.nan, nll_R) for name, nll_R in found.items()}
 
-    def _compare_with_baselines(self, cell: Cell, scores: CellScores) -> None:
-        for name, nll_R in self.baseline_nlls.items():
-            self.baseline_rows += score_tables.baseline_rows(self.index, cell, scores, name, nll_R)
-
-    def _baselines(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        alone = [
-            row
-            for name, nll in self.baseline_nlls.items()
-            for row in score_tables.baseline_alone(self.index, name, nll)
+    def _contrast_subjects(self) -> list[tuple[Contrast, Subject]]:
+        return [
+            (
+                contrast,
+                Subject(
+                    effect_tables.sides(contrast),
+                    self.moments[contrast].totals_P6,
+                    (DIFFERENCE, EFFECT, EFFECT_DDOF_0) if self.config.as_published else (DIFFERENCE, EFFECT),
+                    self.moments[contrast].pooled_G,
+                    self._left_out_of(contrast),
+                ),
+            )
+            for contrast in self.contrasts
         ]
-        return table("baselines", alone), table("model_baselines", self.baseline_rows)
 
-    def _intervals(self, moments: Mapping[Contrast, ContrastMoments]) -> tuple[pl.DataFrame, pl.DataFrame]:
-        rows: list[Row] = []
-        equivalences: list[Row] = []
-        for (model, condition), totals_P2 in self.totals.items():
-            scores = self.reader.read(model, condition)
-            of_cell = group_moments(self.index, scores.nll_R, scores.scored_R)
-            names: Row = {"model_a": model, "condition_a": condition}
-            with np.errstate(invalid="ignore", divide="ignore"):
-                pooled_G = of_cell.sd_G(1) ** 2 / of_cell.num_G
-            found = resample(self.index, names, MEAN, totals_P2, pooled_G, self.config)
-            rows += interval_rows(found, self.config)
-        for contrast, of_contrast in moments.items():
-            left_out = self._groups_left_out(self.config.left_out_of_persona) if contrast.kind == PERSONA else ()
-            for statistic in (DIFFERENCE, EFFECT):
-                pooled_G = of_contrast.pooled_G[statistic.name]
-                names = effect_tables.sides(contrast)
-                found = resample(self.index, names, statistic, of_contrast.totals_P5, pooled_G, self.config, left_out)
-                rows += interval_rows(found, self.config)
-                if statistic is EFFECT and contrast.kind == PERSONA:
-                    equivalences += equivalence_rows(found, self.config)
-        return table("intervals", rows), table("equivalence", equivalences)
-
-    def _moments(self, contrast: Contrast) -> ContrastMoments:
-        a, b = self.reader.read(*contrast.a), self.reader.read(*contrast.b)
-        return contrast_moments(self.index, a, b, joint_only=not self.config.as_published)
-
-    def _effects(self, moments: Mapping[Contrast, ContrastMoments]) -> dict[str, pl.DataFrame]:
-        rows: dict[str, list[dict[str, object]]] = {name: [] for name in effect_tables.EFFECTS_OF.values()}
-        for contrast, of_contrast in moments.items():
-            is_persona = contrast.kind == PERSONA
-            left_out = self._groups_left_out(self.config.left_out_of_persona) if is_persona else ()
-            rows[effect_tables.EFFECTS_OF[contrast.kind]] += effect_tables.effect_rows(
-                contrast, of_contrast, self.index.groups, 0 if is_persona and self.config.as_published else 1, left_out
+    def _effects(self) -> dict[str, list[Row]]:
+        rows: dict[str, list[Row]] = {name: [] for name in effect_tables.EFFECTS_OF.values()}
+        of_contrasts: list[list[Row]] = []
+        for contrast in self.contrasts:
+            of_contrasts.append(
+                effect_tables.effect_rows(
+                    contrast,
+                    self.moments[contrast],
+                    self.index.groups,
+                    0 if contrast.kind == PERSONA and self.config.as_published else 1,
+                    self._left_out_of(contrast),
+                )
             )
-            effect_tables.add_tests(
-                rows[effect_tables.EFFECTS_OF[contrast.kind]], contrast, of_contrast, self.index, self.config
-            )
-        return {name: table(name, of_name) for name, of_name in rows.items()}
+            rows[effect_tables.EFFECTS_OF[contrast.kind]] += of_contrasts[-1]
+        paired = [self.moments[contrast].paired_P3 for contrast in self.contrasts]
+        effect_tables.add_tests(of_contrasts, paired, self.index, self.config)
+        return rows
 
-    def _heat_map_effects(self, moments: Mapping[Contrast, ContrastMoments]) -> pl.DataFrame:
+    def _heat_map_effects(self) -> pl.DataFrame:
         """The effects that the category heat map averages: ddof = 0 in the study, as everywhere else in ours."""
         ddof = 0 if self.config.as_published else 1
         rows = [
             row
-            for contrast, of_contrast in moments.items()
+            for contrast in self.contrasts
             if contrast.kind == POST_TRAINING
-            for row in effect_tables.effect_rows(contrast, of_contrast, self.index.groups, ddof)
+            for row in effect_tables.effect_rows(contrast, self.moments[contrast], self.index.groups, ddof)
         ]
         return table("pair_effects", rows)
+
+    def _left_out_of(self, contrast: Contrast) -> tuple[int, ...]:
+        return self._groups_left_out(self.config.left_out_of_persona) if contrast.kind == PERSONA else ()
 
     def _groups_left_out(self, studies: Sequence[str]) -> tuple[int, ...]:
         """Groups all of whose participants are of these studies."""

@@ -1,4 +1,4 @@
-"""Which two cells are held against each other: base and post-trained, with and without persona, with and without template."""
+"""Which two cells are held against each other: base and post-trained models, and the conditions of one model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from psyfast.errors import RunError
 from psyfast.metrics.pairs import Pair, PairTable, name_key
 from psyfast.metrics.results import Cell, Results
 
-POST_TRAINING, PERSONA, TEMPLATE = "post-training", "persona", "template"
+POST_TRAINING, PERSONA, TEMPLATE, CONDITION = "post-training", "persona", "template", "condition"
 PLAIN, CHAT, WITH_PERSONA, SHUFFLED_PERSONA, DISCRETE = "plain", "chat", "persona", "shuffled-persona", "discrete"
 
 _OF_ONE_MODEL = (
@@ -18,7 +18,10 @@ _OF_ONE_MODEL = (
     (PERSONA, WITH_PERSONA, SHUFFLED_PERSONA),
     (TEMPLATE, PLAIN, CHAT),
 )
-"""Kind, condition a, condition b. d is positive where b is worse: where persona helps, where the template harms."""
+"""Kind, condition a, condition b. d is positive where b is worse: where persona helps, where the template harms.
+
+Besides these, every condition a of a model is held against its `plain` b: d is positive where the condition helps.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ def _of_conditions(results: Results) -> Iterator[Contrast]:
         for kind, a, b in _OF_ONE_MODEL:
             if results.cell(model, a) and results.cell(model, b):
                 yield Contrast(kind, (model, a), (model, b))
+        conditions = [cell.condition for cell in results.cells if cell.model == model]
+        for condition in conditions if PLAIN in conditions else ():
+            if condition != PLAIN:
+                yield Contrast(CONDITION, (model, condition), (model, PLAIN))
 
 
 def models_by_key(cells: Sequence[Cell]) -> dict[str, str]:

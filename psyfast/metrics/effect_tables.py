@@ -9,16 +9,23 @@ import polars as pl
 
 from psyfast.metrics.categories import Categories
 from psyfast.metrics.config import MetricsConfig
-from psyfast.metrics.contrasts import PERSONA, POST_TRAINING, TEMPLATE, Contrast
+from psyfast.metrics.contrasts import CONDITION, PERSONA, POST_TRAINING, TEMPLATE, Contrast
 from psyfast.metrics.moments import ContrastMoments, effect_sizes
 from psyfast.metrics.pairs import PairTable
-from psyfast.metrics.permutation import benjamini_hochberg, sign_flip_p
-from psyfast.metrics.responses import ResponseIndex
+from psyfast.metrics.permutation import benjamini_hochberg, sign_flip_ps
+from psyfast.metrics.responses import Floats, ResponseIndex
 from psyfast.metrics.schema import table
 
 Row = dict[str, object]
 SIDES = ["model_a", "condition_a", "model_b", "condition_b"]
-EFFECTS_OF = {POST_TRAINING: "pair_effects", PERSONA: "persona_effects", TEMPLATE: "template_effects"}
+EFFECTS_OF = {
+    POST_TRAINING: "pair_effects",
+    PERSONA: "persona_effects",
+    TEMPLATE: "template_effects",
+    CONDITION: "condition_effects",
+}
+MEANS_OF = {PERSONA: "persona", TEMPLATE: "template", CONDITION: "conditions"}
+"""Kinds of contrasts whose mean over experiments has a table of its own."""
 
 
 def sides(contrast: Contrast) -> Row:
@@ -54,24 +61,37 @@ def effect_rows(
 
 
 def add_tests(
-    rows: list[Row], contrast: Contrast, moments: ContrastMoments, index: ResponseIndex, config: MetricsConfig
+    of_contrasts: Sequence[list[Row]], paired: Sequence[Floats], index: ResponseIndex, config: MetricsConfig
 ) -> None:
-    """Add the participants' mean paired difference, its sign-flip p and, over the contrast's experiments, q."""
-    mine = [row for row in rows if all(row[name] == value for name, value in sides(contrast).items())]
-    for row in mine:
-        group = index.groups.index(str(row["experiment"]))
-        totals_C5 = moments.totals_P5[(index.group_P == group) & (moments.totals_P5[:, 4] > 0)]
-        differences_C = (totals_C5[:, 2] - totals_C5[:, 0]) / totals_C5[:, 4]
-        row["difference_nats"] = float(differences_C.mean()) if len(differences_C) else float("nan")
-        row["p_value"] = sign_flip_p(differences_C, str(row["experiment"]), config.num_flips, config.seed)
-    p_values = np.array([row["p_value"] for row in mine], np.float64)
-    for row, q_value in zip(mine, benjamini_hochberg(p_values), strict=True):
-        row["q_value"] = float(q_value)
+    """Add the participants' mean paired difference, its sign-flip p and, over each contrast's experiments, q.
+
+    of_contrasts: the rows of each contrast. paired: its Σa, Σb and number of joint responses by participant, [P, 3].
+    """
+    rows = {(number, row["experiment"]): row for number, of in enumerate(of_contrasts) for row in of}
+    for group, members in zip(index.groups, index.members_G, strict=True):
+        alike: dict[bytes, list[tuple[Row, Floats]]] = {}
+        for number, totals_P3 in enumerate(paired):
+            if (row := rows.get((number, group))) is not None:
+                a_C, b_C, num_C = totals_P3[members].T
+                joint = num_C > 0
+                differences_C = (b_C[joint] - a_C[joint]) / num_C[joint]
+                alike.setdefault(joint.tobytes(), []).append((row, differences_C))
+        for tested in alike.values():
+            differences_CK = np.stack([differences_C for _, differences_C in tested], axis=1)
+            p_values = sign_flip_ps(differences_CK, group, config.num_flips, config.seed)
+            for (row, differences_C), p_value in zip(tested, p_values, strict=True):
+                row["difference_nats"] = float(differences_C.mean()) if len(differences_C) else float("nan")
+                row["p_value"] = float(p_value)
+    for of in of_contrasts:
+        for row, q_value in zip(of, benjamini_hochberg(np.array([row["p_value"] for row in of])), strict=True):
+            row["q_value"] = float(q_value)
 
 
 def contrast_means(effects: pl.DataFrame) -> pl.DataFrame:
-    """For each contrast the mean d over the experiments that have one, and their number."""
-    return effects.group_by(SIDES, maintain_order=True).agg(num_experiments=pl.col("d").count(), d=pl.col("d").mean())
+    """For each contrast the mean d over the experiments that have one, their number, and the participants on both sides."""
+    return effects.group_by(SIDES, maintain_order=True).agg(
+        num_experiments=pl.col("d").count(), num_participants=pl.col("num_participants").sum(), d=pl.col("d").mean()
+    )
 
 
 def pair_table(effects: pl.DataFrame, contrasts: Sequence[Contrast], pairs: PairTable) -> pl.DataFrame:
@@ -139,8 +159,5 @@ def category_mean_table(by_pair: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFr
 
 
 def condition_tables(effects: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """Tables `persona` and `template`: the mean over experiments for each model and pair of conditions."""
-    return {
-        "persona": table("persona", contrast_means(effects["persona_effects"])),
-        "template": table("template", contrast_means(effects["template_effects"])),
-    }
+    """Tables `persona`, `template`, `conditions`: the mean over experiments for each model and pair of conditions."""
+    return {name: table(name, contrast_means(effects[EFFECTS_OF[kind]])) for kind, name in MEANS_OF.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-from psyfast.metrics.bootstrap import Interval, StudySamples, fixed_interval, random_interval, sample_study
+from psyfast.metrics.bootstrap import Interval, Job, StudySamples, fixed_interval, random_interval, sample_studies
 from psyfast.metrics.config import MetricsConfig
 from psyfast.metrics.equivalence import equivalence
 from psyfast.metrics.responses import Floats, ResponseIndex
@@ -18,8 +18,23 @@ Row = dict[str, object]
 
 
 @dataclass(frozen=True, eq=False)
+class Subject:
+    """What is resampled: statistics of participants' totals, [P, K]. A participant whose totals are all 0 has no response.
+
+    names: model_a and the like. pooled_G: by a statistic's name, the variances that take every response as independent.
+    left_out: groups.
+    """
+
+    names: Row
+    totals_PK: Floats
+    statistics: tuple[Statistic, ...]
+    pooled_G: Mapping[str, Floats]
+    left_out: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Resampled:
-    """A statistic's samples by group, of groups where it has a value; pooled variances beside them."""
+    """A statistic's samples by group, of groups where it has a value; pooled variances (NaN if unknown) beside them."""
 
     names: Row
     statistic: Statistic
@@ -28,30 +43,51 @@ class Resampled:
     pooled: tuple[float, ...]
 
 
-def resample(
-    index: ResponseIndex,
-    names: Row,
-    statistic: Statistic,
-    totals_PK: Floats,
-    pooled_G: Floats,
-    config: MetricsConfig,
-    left_out: Sequence[int] = (),
+AT_ONCE = 12
+"""Subjects whose samples are in memory together, some 10 MB each for 150 studies."""
+
+
+def resample(index: ResponseIndex, subjects: Sequence[Subject], config: MetricsConfig) -> Iterator[list[Resampled]]:
+    """Resample participants in each group, the same ones for all subjects: for each subject its statistics, in order."""
+    for start in range(0, len(subjects), AT_ONCE):
+        yield from _resample_block(index, subjects[start : start + AT_ONCE], config)
+
+
+def _resample_block(index: ResponseIndex, block: Sequence[Subject], config: MetricsConfig) -> list[list[Resampled]]:
+    samples: list[list[dict[int, StudySamples]]] = [[{} for _ in subject.statistics] for subject in block]
+    for idx, members in enumerate(index.members_G):
+        alike: dict[bytes, list[tuple[int, Job]]] = {}
+        for number, subject in enumerate(block):
+            totals_CK = subject.totals_PK[members]
+            used = totals_CK.any(axis=1)
+            if idx not in subject.left_out and used.any():
+                alike.setdefault(used.tobytes(), []).append((number, (totals_CK[used], subject.statistics)))
+        for jobs in alike.values():
+            drawn = sample_studies([job for _, job in jobs], index.groups[idx], config.num_resamples, config.seed)
+            for (number, _), of_subject in zip(jobs, drawn, strict=True):
+                for of_statistic, found in zip(samples[number], of_subject, strict=True):
+                    if np.isfinite(found.estimate):
+                        of_statistic[idx] = found
+    return [
+        [
+            _resampled(index, subject, statistic, of_statistic)
+            for statistic, of_statistic in zip(subject.statistics, of_subject, strict=True)
+        ]
+        for subject, of_subject in zip(block, samples, strict=True)
+    ]
+
+
+def _resampled(
+    index: ResponseIndex, subject: Subject, statistic: Statistic, samples: Mapping[int, StudySamples]
 ) -> Resampled:
-    """Resample participants in each group. totals_PK: last column the number of responses; pooled_G: variances that
-    take every response as independent.
-    """
-    groups, samples, pooled = [], [], []
-    for idx, group in enumerate(index.groups):
-        mine = totals_PK[(index.group_P == idx) & (totals_PK[:, -1] > 0)]
-        if idx in left_out or not len(mine):
-            continue
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = sample_study(statistic, mine, group, config.num_resamples, config.seed)
-        if np.isfinite(found.estimate):
-            groups.append(group)
-            samples.append(found)
-            pooled.append(float(pooled_G[idx]))
-    return Resampled(names, statistic, tuple(groups), tuple(samples), tuple(pooled))
+    pooled_G = subject.pooled_G.get(statistic.name, np.full(len(index.groups), np.nan))
+    return Resampled(
+        subject.names,
+        statistic,
+        tuple(index.groups[idx] for idx in samples),
+        tuple(samples.values()),
+        tuple(float(pooled_G[idx]) for idx in samples),
+    )
 
 
 def overall(resampled: Resampled, config: MetricsConfig) -> tuple[Interval, Interval]:
@@ -62,13 +98,26 @@ def overall(resampled: Resampled, config: MetricsConfig) -> tuple[Interval, Inte
     )
 
 
-def interval_rows(resampled: Resampled, config: MetricsConfig) -> list[Row]:
-    """Rows of `intervals`: the mean over experiments under both estimands, then each experiment."""
+def limits(studies: Sequence[StudySamples], config: MetricsConfig) -> Row:
+    """Columns low, high (studies random) and low_fixed, high_fixed of the mean over these studies."""
+    random, fixed = random_interval(studies, config.level, config.seed), fixed_interval(studies, config.level)
+    return limits_of(random, fixed)
+
+
+def limits_of(random: Interval, fixed: Interval) -> Row:
+    """The same of two intervals."""
+    return {"low": random.low, "high": random.high, "low_fixed": fixed.low, "high_fixed": fixed.high}
+
+
+def interval_rows(resampled: Resampled, config: MetricsConfig, *, by_experiment: bool = True) -> list[Row]:
+    """Rows of `intervals`: the mean over experiments under both estimands, then each experiment where asked for."""
     if not resampled.samples:
         return []
     z = NormalDist().inv_cdf(0.5 + config.level / 2)
     of_mean = float(np.sqrt(np.sum(resampled.pooled))) / len(resampled.pooled)
     rows = [_row(resampled, None, found, z * of_mean, config) for found in overall(resampled, config)]
+    if not by_experiment:
+        return rows
     for group, sample, pooled in zip(resampled.groups, resampled.samples, resampled.pooled, strict=True):
         rows.append(_row(resampled, group, fixed_interval([sample], config.level), z * float(np.sqrt(pooled)), config))
     return rows

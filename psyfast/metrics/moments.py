@@ -1,7 +1,6 @@
-"""Sums that every score and effect size is made of, by group (experiment) and by participant.
+"""Sums that every effect size is made of, by group (experiment) and by participant.
 
-Letters: R responses, P participants, G groups. Variances are sums of squared deviations from the group's own mean, so that
-nothing is lost to cancellation.
+Letters: R responses, P participants, G groups.
 """
 
 from __future__ import annotations
@@ -11,61 +10,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psyfast.metrics.responses import Bools, CellScores, Floats, ResponseIndex
+from psyfast.metrics.group_moments import GroupMoments, group_moments
+from psyfast.metrics.responses import Bools, Floats, ResponseIndex
+from psyfast.metrics.scores import CellScores
 from psyfast.metrics.statistics_of_totals import DIFFERENCE, EFFECT
-
-
-@dataclass(frozen=True, eq=False)
-class GroupMoments:
-    """Count, mean and sum of squared deviations of some values by group; the mean is NaN where there are none."""
-
-    num_G: Floats
-    mean_G: Floats
-    squares_G: Floats
-
-    def sd_G(self, ddof: int) -> Floats:
-        """Standard deviations; NaN where there are not more than `ddof` values."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sqrt(np.where(self.num_G > ddof, self.squares_G, np.nan) / (self.num_G - ddof))
-
-
-def group_moments(index: ResponseIndex, values_R: Floats, used_R: Bools) -> GroupMoments:
-    """Moments of the used values by group."""
-    num_G = index.sum_G(used_R)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean_G = index.sum_G(np.where(used_R, values_R, 0.0)) / num_G
-        deviation_R = np.where(used_R, values_R - mean_G[index.group_R], 0.0)
-    squares_G = index.sum_G(deviation_R * deviation_R)
-    return GroupMoments(num_G, mean_G, np.where(_constant_G(index, values_R, used_R), 0.0, squares_G))
-
-
-def _constant_G(index: ResponseIndex, values_R: Floats, used_R: Bools) -> Bools:
-    """Groups whose values are all the same: their sd is 0, and not what rounding of the mean leaves."""
-    low_G, high_G = np.full(len(index.groups), np.inf), np.full(len(index.groups), -np.inf)
-    order = index.group_R[used_R]
-    if len(order):
-        borders = np.flatnonzero(np.diff(order, prepend=-1))
-        used = values_R[used_R]
-        np.minimum.at(low_G, order[borders], np.minimum.reduceat(used, borders))
-        np.maximum.at(high_G, order[borders], np.maximum.reduceat(used, borders))
-    return np.asarray(low_G == high_G)
 
 
 @dataclass(frozen=True, eq=False)
 class ContrastMoments:
     """Two cells on the same responses.
 
-    a, b: moments of the NLLs. joint_R: responses that both scored. totals_P5: by participant, over the joint responses,
-    the sums of a, a², b, b² and 1, where a and b are taken from their group's `centre_G`. pooled_G: by statistic, the variance
-    that takes every response as independent.
+    a, b: moments of the NLLs. totals_P6: by participant the sums of a, a², 1, b, b², 1 that d is made of, where a and b are
+    taken from the mean of a in their group. paired_P3: Σa, Σb and the number of the responses that both scored.
+    pooled_G: by statistic, the variance that takes every response as independent.
     """
 
     a: GroupMoments
     b: GroupMoments
     num_participants_G: Floats
     num_joint_G: Floats
-    centre_G: Floats
-    totals_P5: Floats
+    totals_P6: Floats
+    paired_P3: Floats
     pooled_G: Mapping[str, Floats]
 
 
@@ -76,44 +41,62 @@ def contrast_moments(index: ResponseIndex, a: CellScores, b: CellScores, *, join
     """
     joint_R = a.scored_R & b.scored_R
     both_R = a.present_R & b.present_R
-    of_a = group_moments(index, a.nll_R, joint_R if joint_only else both_R & a.scored_R)
-    of_b = group_moments(index, b.nll_R, joint_R if joint_only else both_R & b.scored_R)
-    centre_G = np.nan_to_num(of_a.mean_G)
-    totals_P5 = paired_totals(index, a, b, joint_R, centre_G)
-    num_joint_P = totals_P5[:, 4]
+    used_R = (joint_R, joint_R) if joint_only else (both_R & a.scored_R, both_R & b.scored_R)
+    of_a, of_b = (_moments_of(index, cell, used) for cell, used in zip((a, b), used_R, strict=True))
+    centre_R = index.spread(np.nan_to_num(of_a.mean_G))
+    values = [np.where(used, cell.nll_R - centre_R, 0.0) for cell, used in zip((a, b), used_R, strict=True)]
+    totals_P6 = np.stack(
+        [
+            index.sum_P(column)
+            for value, used in zip(values, used_R, strict=True)
+            for column in (value, value * value, used)
+        ],
+        axis=1,
+    )
+    if joint_only:
+        paired_P3 = totals_P6[:, [0, 3, 2]]
+    else:
+        paired = [np.where(joint_R, value, 0.0) for value in values]
+        paired_P3 = np.stack([index.sum_P(column) for column in (*paired, joint_R)], axis=1)
+    num_joint_P = paired_P3[:, 2]
     return ContrastMoments(
         of_a,
         of_b,
         index.group_sums(num_joint_P > 0),
         index.group_sums(num_joint_P),
-        centre_G,
-        totals_P5,
-        pooled_variances(index, a, b, joint_R, centre_G, totals_P5),
+        totals_P6,
+        paired_P3,
+        pooled_variances(index, (values[0], values[1]), used_R, totals_P6),
     )
 
 
-def paired_totals(index: ResponseIndex, a: CellScores, b: CellScores, joint_R: Bools, centre_G: Floats) -> Floats:
-    """By participant the sums of a, a², b, b², 1 over the joint responses. [P, 5]"""
-    centre_R = centre_G[index.group_R]
-    a_R = np.where(joint_R, a.nll_R - centre_R, 0.0)
-    b_R = np.where(joint_R, b.nll_R - centre_R, 0.0)
-    return np.stack([index.sum_P(values) for values in (a_R, a_R * a_R, b_R, b_R * b_R, joint_R)], axis=1)
+def _moments_of(index: ResponseIndex, cell: CellScores, used_R: Bools) -> GroupMoments:
+    """Moments of the used NLLs; those of all scored ones are computed once a cell."""
+    if not np.array_equal(used_R, cell.scored_R):
+        return group_moments(index, cell.nll_R, used_R)
+    return cell.moments
 
 
 def pooled_variances(
-    index: ResponseIndex, a: CellScores, b: CellScores, joint_R: Bools, centre_G: Floats, totals_P5: Floats
+    index: ResponseIndex, values: tuple[Floats, Floats], used_R: tuple[Bools, Bools], totals_P6: Floats
 ) -> dict[str, Floats]:
     """Linearised variances of the paired statistics with every response a cluster of its own, by group."""
-    totals_G5 = np.stack([index.group_sums(column) for column in totals_P5.T], axis=1)
-    rows = np.flatnonzero(joint_R)
-    group = index.group_R[rows]
-    a_J, b_J = a.nll_R[rows] - centre_G[group], b.nll_R[rows] - centre_G[group]
+    totals_G6 = np.stack([index.group_sums(column) for column in totals_P6.T], axis=1)
     found: dict[str, Floats] = {}
     for statistic in (DIFFERENCE, EFFECT):
         with np.errstate(invalid="ignore", divide="ignore"):
-            g = statistic.gradient(totals_G5)[group]
-            influence = (g[:, 0] + g[:, 1] * a_J) * a_J + (g[:, 2] + g[:, 3] * b_J) * b_J + g[:, 4]
-            found[statistic.name] = np.bincount(group, influence * influence, len(index.groups)).astype(np.float64)
+            gradient_G6 = statistic.gradient(totals_G6)
+        influence_R = np.zeros(index.num_responses)
+        for side, (value_R, used) in enumerate(zip(values, used_R, strict=True)):
+            linear_G, square_G, constant_G = gradient_G6[:, 3 * side : 3 * side + 3].T
+            with np.errstate(invalid="ignore"):  # groups without a spread
+                factor_R = index.spread(linear_G)
+                if square_G.any():
+                    factor_R += index.spread(square_G) * value_R
+                factor_R *= value_R
+                factor_R += index.spread(constant_G)
+            influence_R += factor_R if used.all() else np.where(used, factor_R, 0.0)
+        found[statistic.name] = index.sum_G(np.square(influence_R, out=influence_R))
     return found
 
 

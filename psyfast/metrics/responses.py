@@ -56,8 +56,27 @@ class ResponseIndex:
         return len(self.start_P)
 
     def sum_P(self, values_R: Floats | Bools) -> Floats:
-        """Sums over each participant's responses."""
-        return np.bincount(self.participant_R, values_R, self.num_participants).astype(np.float64, copy=False)
+        """Sums over each participant's responses, which stand one after another."""
+        sums_P = np.zeros(self.num_participants)
+        if len(self.with_responses):
+            first = self.start_P[self.with_responses]
+            sums_P[self.with_responses] = np.add.reduceat(values_R, first, dtype=np.float64)
+        return sums_P
+
+    def spread(self, values_G: Floats) -> Floats:
+        """Each response's group's value."""
+        return np.repeat(values_G[self.group_P], self.participants["num_responses"].to_numpy())
+
+    @cached_property
+    def with_responses(self) -> Ints:
+        """Participants that have any."""
+        return np.flatnonzero(self.participants["num_responses"].to_numpy() > 0)
+
+    @cached_property
+    def members_G(self) -> tuple[Ints, ...]:
+        """Each group's participants."""
+        order = np.argsort(self.group_P, kind="stable")
+        return tuple(np.split(order, np.searchsorted(self.group_P[order], np.arange(1, len(self.groups)))))
 
     def sum_G(self, values_R: Floats | Bools) -> Floats:
         """Sums over each group's responses, added up participant by participant."""
@@ -125,42 +144,6 @@ def _refuse_other_texts(joined: pl.DataFrame, tables: Sequence[pl.DataFrame], ru
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CellScores:
-    """A cell's columns by response. nll_R: nats, NaN where it was not scored. argmax_R: 1, 0, or −1 where unknown.
-
-    present_R: whether the cell has a row for the response at all.
-    """
-
-    nll_R: Floats
-    argmax_R: NDArray[np.int8]
-    present_R: Bools
-
-    @cached_property
-    def scored_R(self) -> Bools:
-        """Whether the response has an NLL."""
-        return ~np.isnan(self.nll_R)
-
-
-def read_scores(index: ResponseIndex, cell: Cell) -> CellScores:
-    """Read the NLLs and arg maxes of a cell. Raises RunError where its rows are not those of the participants table."""
-    nll_R = np.full(index.num_responses, np.nan)
-    argmax_R = np.full(index.num_responses, -1, np.int8)
-    present_R = np.zeros(index.num_responses, bool)
-    for part in cell.parts:
-        frame = read_columns(part, [*KEY, "response_idx", "nll_nats", "is_argmax"])
-        rows = response_rows(index, frame, cell, part)
-        if present_R[rows].any():
-            raise RunError(
-                f"{part.run}: model {cell.model}, condition {cell.condition} holds responses that {cell.parts[0].run} "
-                "holds, too; name only one of these runs"
-            )
-        present_R[rows] = True
-        nll_R[rows] = frame["nll_nats"].fill_null(np.nan).to_numpy()
-        argmax_R[rows] = frame["is_argmax"].cast(pl.Int8).fill_null(-1).to_numpy()
-    return CellScores(nll_R, argmax_R, present_R)
-
-
 def read_columns(part: Part, columns: Sequence[str]) -> pl.DataFrame:
     """Columns of a cell's files in one run, in the order of the data."""
     try:
@@ -216,39 +199,4 @@ def _require_once(index: ResponseIndex, frame: pl.DataFrame, rows: Ints, outside
         raise RunError(
             f"{where}: response {row['response_idx']} of participant {row['participant']}, study {row['study']}, stands "
             "there twice"
-        )
-
-
-class ScoreReader:
-    """Reads cells, keeping the last few in memory: pairs share their bases. Studies left out have no rows then."""
-
-    def __init__(
-        self, index: ResponseIndex, results: Results, *, left_out: Sequence[str] = (), max_bytes: int = 600_000_000
-    ) -> None:
-        self.index = index
-        self.results = results
-        self.left_out_R: Bools = index.participants["study"].is_in(list(left_out)).to_numpy()[index.participant_R]
-        self._kept: dict[tuple[str, str], CellScores] = {}
-        self._max_cells = max(2, max_bytes // max(1, index.num_responses * 10))
-
-    def read(self, model: str, condition: str) -> CellScores:
-        """The scores of a cell that is there."""
-        key = (model, condition)
-        scores = self._kept.pop(key, None)
-        if scores is None:
-            cell = self.results.cell(model, condition)
-            assert cell is not None, f"no cell {key}"
-            scores = self._without_left_out(read_scores(self.index, cell))
-        self._kept[key] = scores
-        while len(self._kept) > self._max_cells:
-            self._kept.pop(next(iter(self._kept)))
-        return scores
-
-    def _without_left_out(self, scores: CellScores) -> CellScores:
-        if not self.left_out_R.any():
-            return scores
-        return CellScores(
-            np.where(self.left_out_R, np.nan, scores.nll_R),
-            np.where(self.left_out_R, np.int8(-1), scores.argmax_R),
-            scores.present_R & ~self.left_out_R,
         )

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from psyfast.errors import RunError
-from psyfast.store.run_folder import PartRecord, RunFolder
+from psyfast.store.manifest import num_transcripts_of
+from psyfast.store.run_folder import PartRecord, RunFolder, read_part_record
 
 _SAME = (("protocol", "--protocol"), ("lane", "--lane"))
 
@@ -38,12 +40,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """Finished runs of one protocol and lane, and their cells in order of model and condition."""
+    """Finished runs of one protocol and lane, and their cells in order of model and condition.
+
+    notes: what a reader of figures over them has to know, a sentence each.
+    """
 
     runs: tuple[RunFolder, ...]
     protocol: str
     lane: str
     cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
 
     def cell(self, model: str, condition: str) -> Cell | None:
         """The cell of a model and a condition; None where no run has it."""
@@ -74,7 +80,18 @@ def open_results(paths: Sequence[Path]) -> Results:
         _require_same(runs, [_config(run, m).get(key) for run, m in zip(runs, manifests, strict=True)], option)
     config = _config(runs[0], manifests[0])
     cells = _cells(zip(runs, manifests, strict=True))
-    return Results(tuple(runs), str(config.get("protocol")), str(config.get("lane")), cells)
+    notes = tuple(note for run, m in zip(runs, manifests, strict=True) for note in _notes(run, m))
+    return Results(tuple(runs), str(config.get("protocol")), str(config.get("lane")), cells, notes)
+
+
+def _notes(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[str]:
+    compared = manifest.get("compare")
+    if compared is not None and compared["decision"] != "complete":
+        yield (
+            f"{run.path}: a comparison that stopped after {compared['looks'][-1]['num_scored']:,} of "
+            f"{compared['num_participants']:,} participants, drawn at random from every study; the intervals here do not "
+            "allow for when it stopped, that of psyfast compare does"
+        )
 
 
 def _config(run: RunFolder, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -88,9 +105,10 @@ def _require_complete(run: RunFolder, manifest: Mapping[str, Any]) -> None:
     status = manifest.get("status")
     if status != "complete":
         left = manifest.get("unfinished") or []
+        command = "compare" if "compare" in manifest else "score"
         models = f" (unfinished: {', '.join(left)})" if left else ""
         raise RunError(
-            f"{run.path}: its status is '{status}', expected 'complete'{models}; psyfast score --resume finishes it"
+            f"{run.path}: its status is '{status}', expected 'complete'{models}; psyfast {command} --resume finishes it"
         )
 
 
@@ -139,16 +157,30 @@ def _listed(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def _part(run: RunFolder, manifest: Mapping[str, Any], model: str, condition: str) -> Part:
-    records = run.finished_parts(model, condition)
-    missing = _first_gap(records, manifest["data"]["num_transcripts"])
+    paths = _part_files(run, model, condition)
+    records = {path: read_part_record(path) for path in paths}
+    missing = _first_gap(list(records.values()), num_transcripts_of(manifest))
     if missing is not None:
         raise RunError(
             f"{run.path}: model {model}, condition {condition} lacks the transcripts from number {missing} on, although "
             "the manifest calls the run complete; were files removed? psyfast score --resume makes them again"
         )
-    folder = run.part_folder(model, condition)
-    ordered = sorted(records, key=lambda record: record.transcript_start)
-    return Part(run.path, tuple(folder / f"part-{record.part_idx:05d}.parquet" for record in ordered))
+    return Part(run.path, tuple(sorted(paths, key=lambda path: records[path].transcript_start)))
+
+
+def _part_files(run: RunFolder, model: str, condition: str) -> list[Path]:
+    """A cell's files. Hive-style folders hold names as they are or percent-encoded (`history=3`, `history%3D3`)."""
+    responses = run.path / "responses"
+    spelled = {
+        name: responses / f"model={model}" / f"condition={name}" for name in (condition, quote(condition, safe=""))
+    }
+    found = [paths for folder in spelled.values() if (paths := sorted(folder.glob("part-*.parquet")))]
+    if len(found) > 1:
+        raise RunError(
+            f"{responses}: condition {condition} of model {model} lies there twice, in {found[0][0].parent.name} and in "
+            f"{found[1][0].parent.name}; remove the one that is not meant"
+        )
+    return found[0] if found else []
 
 
 def _first_gap(records: Sequence[PartRecord], num_transcripts: int) -> int | None:

@@ -23,6 +23,9 @@ _OVER_OPTIONS = {
 _CELL = {"model": TEXT, "condition": TEXT}
 _SIDES = {"model_a": TEXT, "condition_a": TEXT, "model_b": TEXT, "condition_b": TEXT}
 
+LIMITS = {"low": NUMBER, "high": NUMBER, "low_fixed": NUMBER, "high_fixed": NUMBER}
+"""Of d: the interval with the studies random, and with the studies fixed."""
+
 _EFFECTS = {
     **_SIDES,
     "experiment": TEXT,
@@ -42,6 +45,8 @@ _EFFECTS = {
     "q_value": NUMBER,
 }
 
+_MEANS = {**_SIDES, "num_experiments": COUNT, "num_participants": COUNT, "d": NUMBER, **LIMITS}
+
 TABLES: dict[str, Schema] = {
     "models": {
         **_CELL,
@@ -56,6 +61,10 @@ TABLES: dict[str, Schema] = {
         "accuracy": NUMBER,
         **_OVER_OPTIONS,
         "above_markov_nats": NUMBER,
+        "above_markov_low": NUMBER,
+        "above_markov_high": NUMBER,
+        "above_markov_low_fixed": NUMBER,
+        "above_markov_high_fixed": NUMBER,
         "beats_markov": YES_NO,
     },
     "experiments": {
@@ -73,6 +82,7 @@ TABLES: dict[str, Schema] = {
     "pair_effects": _EFFECTS,
     "persona_effects": _EFFECTS,
     "template_effects": _EFFECTS,
+    "condition_effects": _EFFECTS,
     "pairs": {
         "base": TEXT,
         "post": TEXT,
@@ -85,11 +95,12 @@ TABLES: dict[str, Schema] = {
         "in_trend": YES_NO,
         "num_experiments": COUNT,
         "d": NUMBER,
+        **LIMITS,
     },
-    "types": {"type": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER},
-    "generations": {"generation": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER},
-    "categories": {**_SIDES, "category": TEXT, "num_experiments": COUNT, "d": NUMBER},
-    "category_means": {"category": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER},
+    "types": {"type": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER, **LIMITS},
+    "generations": {"generation": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER, **LIMITS},
+    "categories": {**_SIDES, "category": TEXT, "num_experiments": COUNT, "d": NUMBER, **LIMITS},
+    "category_means": {"category": TEXT, "condition": TEXT, "num_pairs": COUNT, "d": NUMBER, **LIMITS},
     "choices": {
         **_CELL,
         "experiment": TEXT,
@@ -169,8 +180,9 @@ TABLES: dict[str, Schema] = {
         "is_equivalent": YES_NO,
         "reason": TEXT,
     },
-    "persona": {**_SIDES, "num_experiments": COUNT, "d": NUMBER},
-    "template": {**_SIDES, "num_experiments": COUNT, "d": NUMBER},
+    "persona": _MEANS,
+    "template": _MEANS,
+    "conditions": _MEANS,
 }
 
 

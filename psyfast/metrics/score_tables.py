@@ -6,19 +6,21 @@ import numpy as np
 import polars as pl
 
 from psyfast.metrics.baselines import MARKOV
+from psyfast.metrics.bootstrap import FIXED, RANDOM
 from psyfast.metrics.categories import Categories
-from psyfast.metrics.moments import GroupMoments, group_moments
+from psyfast.metrics.group_moments import group_moments
 from psyfast.metrics.pairs import PairTable
-from psyfast.metrics.responses import CellScores, Floats, ResponseIndex
+from psyfast.metrics.responses import Floats, ResponseIndex
 from psyfast.metrics.results import Cell, Results
 from psyfast.metrics.schema import table
+from psyfast.metrics.scores import CellScores
 
 Row = dict[str, object]
 
 
 def experiment_rows(index: ResponseIndex, cell: Cell, scores: CellScores, categories: Categories) -> list[Row]:
     """Rows of `experiments` for one cell: experiments that it has rows of."""
-    nll = group_moments(index, scores.nll_R, scores.scored_R)
+    nll = scores.moments
     accuracy_G = _accuracy(index, scores)
     present_P = index.sum_P(scores.present_R)
     num_participants_G, num_responses_G = index.group_sums(present_P > 0), index.group_sums(present_P)
@@ -43,20 +45,29 @@ def experiment_rows(index: ResponseIndex, cell: Cell, scores: CellScores, catego
 
 def _accuracy(index: ResponseIndex, scores: CellScores) -> Floats:
     """Share of scored responses all of whose tokens are the arg max over the whole vocabulary."""
-    correct: GroupMoments = group_moments(
-        index, (scores.argmax_R > 0).astype(np.float64), scores.scored_R & (scores.argmax_R >= 0)
-    )
-    return correct.mean_G
+    correct_P, known_P = accuracy_totals(index, scores).T
+    with np.errstate(invalid="ignore"):
+        return index.group_sums(correct_P) / index.group_sums(known_P)
 
 
-def baseline_rows(index: ResponseIndex, cell: Cell, scores: CellScores, baseline: str, baseline_R: Floats) -> list[Row]:
-    """Rows of `model_baselines`: both sides over the responses that both predict."""
+def accuracy_totals(index: ResponseIndex, scores: CellScores) -> Floats:
+    """By participant the number of correct responses and of those of which it is known, [P, 2]."""
+    known_R = scores.scored_R & (scores.argmax_R >= 0)
+    return np.stack([index.sum_P(known_R & (scores.argmax_R > 0)), index.sum_P(known_R)], axis=1)
+
+
+def baseline_totals(index: ResponseIndex, scores: CellScores, baseline_R: Floats) -> Floats:
+    """By participant Σ model's NLL, Σ baseline's NLL and the number of the responses that both predict, [P, 3]."""
     joint_R = scores.scored_R & ~np.isnan(baseline_R)
-    num_G = index.sum_G(joint_R)
+    sums = [index.sum_P(np.where(joint_R, nll_R, 0.0)) for nll_R in (scores.nll_R, baseline_R)]
+    return np.stack([*sums, index.sum_P(joint_R)], axis=1)
+
+
+def baseline_rows(index: ResponseIndex, cell: Cell, baseline: str, totals_P3: Floats) -> list[Row]:
+    """Rows of `model_baselines`: both sides over the responses that both predict."""
+    model_G, baseline_G, num_G = (index.group_sums(column) for column in totals_P3.T)
     with np.errstate(invalid="ignore", divide="ignore"):
-        model_G, baseline_G = (
-            index.sum_G(np.where(joint_R, nll_R, 0.0)) / num_G for nll_R in (scores.nll_R, baseline_R)
-        )
+        model_G, baseline_G = model_G / num_G, baseline_G / num_G
     return [
         {
             "model": cell.model,
@@ -88,7 +99,12 @@ CHOICE_FIGURES = ("guess_nats", "pseudo_r2", "normalised_nll_nats", "choice_accu
 
 
 def model_table(
-    experiments: pl.DataFrame, choices: pl.DataFrame, baselines: pl.DataFrame, results: Results, pairs: PairTable
+    experiments: pl.DataFrame,
+    choices: pl.DataFrame,
+    baselines: pl.DataFrame,
+    intervals: pl.DataFrame,
+    results: Results,
+    pairs: PairTable,
 ) -> pl.DataFrame:
     """Table `models`: the unweighted mean over experiments of their figures, each over those that have it."""
     means = experiments.group_by("model", "condition", maintain_order=True).agg(
@@ -118,13 +134,27 @@ def model_table(
         .with_columns(beats_markov=pl.col("above_markov_nats") < 0)
     )
     joined = facts.join(means, on=["model", "condition"], how="inner", maintain_order="left")
-    for more in (of_choices, markov):
+    for more in (of_choices, markov, _limits(intervals, ABOVE_MARKOV, "above_markov_")):
         joined = joined.join(more, on=["model", "condition"], how="left", maintain_order="left")
     shares = joined.with_columns(
         share_of_responses=pl.col("with_set").fill_null(0) / pl.col("num_scored"),
         share_of_participants=pl.col("people_with_set").fill_null(0) / pl.col("num_participants"),
     )
     return table("models", shares)
+
+
+ABOVE_MARKOV = "above_markov_nats"
+
+
+def _limits(intervals: pl.DataFrame, quantity: str, prefix: str) -> pl.DataFrame:
+    """The limits of a quantity's mean over experiments, with the studies random and (`_fixed`) fixed."""
+    mine = intervals.filter(pl.col("quantity") == quantity, pl.col("experiment").is_null())
+    of_cell = mine.rename({"model_a": "model", "condition_a": "condition"})
+    return of_cell.group_by("model", "condition").agg(
+        pl.col(limit).filter(estimand=estimand).first().alias(f"{prefix}{limit}{suffix}")
+        for estimand, suffix in ((RANDOM, ""), (FIXED, "_fixed"))
+        for limit in ("low", "high")
+    )
 
 
 def _facts(cell: Cell, pairs: PairTable) -> tuple[str, str, str | None, float | None, str | None]:

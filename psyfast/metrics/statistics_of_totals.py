@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,56 +25,73 @@ class Statistic:
     gradient: Callable[[Floats], Floats]
 
 
-def _mean(totals: Floats) -> Floats:
+def _ratio(totals: Floats) -> Floats:
     return np.asarray(totals[..., 0] / totals[..., 1])
 
 
-def _mean_gradient(totals: Floats) -> Floats:
+def _ratio_gradient(totals: Floats) -> Floats:
     total, num = totals[..., 0], totals[..., 1]
     return np.stack([1 / num, -total / num**2], axis=-1)
 
 
+def ratio(name: str) -> Statistic:
+    """Σx / Σy, such as a mean. Totals: Σx, Σy."""
+    return Statistic(name, _ratio, _ratio_gradient)
+
+
 def _difference(totals: Floats) -> Floats:
-    return np.asarray((totals[..., 2] - totals[..., 0]) / totals[..., 4])
+    return np.asarray(totals[..., 3] / totals[..., 5] - totals[..., 0] / totals[..., 2])
 
 
 def _difference_gradient(totals: Floats) -> Floats:
-    num = totals[..., 4]
-    zero = np.zeros_like(num)
-    return np.stack([-1 / num, zero, 1 / num, zero, -_difference(totals) / num], axis=-1)
+    num_a, num_b = totals[..., 2], totals[..., 5]
+    mean_a, mean_b, zero = totals[..., 0] / num_a, totals[..., 3] / num_b, np.zeros_like(num_a)
+    return np.stack([-1 / num_a, zero, mean_a / num_a, 1 / num_b, zero, -mean_b / num_b], axis=-1)
 
 
-def _parts_of_d(totals: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats]:
-    """num, mean_a, mean_b, variance_a, variance_b (ddof = 0) and the pooled sd."""
-    num = totals[..., 4]
-    mean_a, mean_b = totals[..., 0] / num, totals[..., 2] / num
-    variance_a = np.maximum(totals[..., 1] / num - mean_a**2, 0.0)
-    variance_b = np.maximum(totals[..., 3] / num - mean_b**2, 0.0)
-    return num, mean_a, mean_b, variance_a, variance_b, np.sqrt((variance_a + variance_b) / 2)
+def _mean_and_variance(totals: Floats) -> tuple[Floats, Floats, Floats]:
+    """Number, mean and variance (ddof 0) of one side's Σx, Σx², n."""
+    num = totals[..., 2]
+    mean = totals[..., 0] / num
+    return num, mean, np.maximum(totals[..., 1] / num - mean**2, 0.0)
 
 
-def _d(totals: Floats) -> Floats:
-    num, mean_a, mean_b, _, _, spread = _parts_of_d(totals)
-    return np.asarray((mean_b - mean_a) / spread * np.sqrt((num - 1) / num))  # to ddof = 1
+def _effect(totals: Floats, ddof: int) -> Floats:
+    num_a, mean_a, variance_a = _mean_and_variance(totals[..., :3])
+    num_b, mean_b, variance_b = _mean_and_variance(totals[..., 3:])
+    squares = variance_a * num_a / (num_a - ddof) + variance_b * num_b / (num_b - ddof)
+    return np.asarray((mean_b - mean_a) / np.sqrt(squares / 2))
 
 
-def _d_gradient(totals: Floats) -> Floats:
-    num, mean_a, mean_b, variance_a, variance_b, spread = _parts_of_d(totals)
+def _effect_gradient(totals: Floats) -> Floats:
+    num_a, mean_a, variance_a = _mean_and_variance(totals[..., :3])
+    num_b, mean_b, variance_b = _mean_and_variance(totals[..., 3:])
+    spread = np.sqrt((variance_a + variance_b) / 2)
     by_variance = -(mean_b - mean_a) / (4 * spread**3)  # ∂d/∂variance_a = ∂d/∂variance_b
-    by_a = -1 / spread - 2 * mean_a * by_variance  # n · ∂d/∂Σa
-    by_b = 1 / spread - 2 * mean_b * by_variance
-    by_num = (mean_a - mean_b) / spread + by_variance * (mean_a**2 - variance_a + mean_b**2 - variance_b)
-    return np.stack([by_a, by_variance, by_b, by_variance, by_num], axis=-1) / num[..., None]
+    of_a = [
+        -1 / spread - 2 * mean_a * by_variance,
+        by_variance,
+        mean_a / spread + by_variance * (mean_a**2 - variance_a),
+    ]
+    of_b = [
+        1 / spread - 2 * mean_b * by_variance,
+        by_variance,
+        -mean_b / spread + by_variance * (mean_b**2 - variance_b),
+    ]
+    return np.stack([*(part / num_a for part in of_a), *(part / num_b for part in of_b)], axis=-1)
 
 
-MEAN = Statistic("nll_nats", _mean, _mean_gradient)
+MEAN = ratio("nll_nats")
 """Σ NLL / n. Totals: Σ NLL, n."""
 
 DIFFERENCE = Statistic("difference_nats", _difference, _difference_gradient)
-"""mean_b − mean_a. Totals: Σa, Σa², Σb, Σb², n."""
+"""mean_b − mean_a. Totals: Σa, Σa², n_a, Σb, Σb², n_b."""
 
-EFFECT = Statistic("d", _d, _d_gradient)
-"""Cohen's d of b against a, ddof = 1. Totals: Σa, Σa², Σb, Σb², n."""
+EFFECT = Statistic("d", partial(_effect, ddof=1), _effect_gradient)
+"""Cohen's d of b against a, ddof = 1. Totals: Σa, Σa², n_a, Σb, Σb², n_b. The gradient is that of ddof = 0."""
+
+EFFECT_DDOF_0 = Statistic("d", partial(_effect, ddof=0), _effect_gradient)
+"""The same with ddof = 0."""
 
 
 def linearised_variance(statistic: Statistic, totals_CK: Floats) -> float:

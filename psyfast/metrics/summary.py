@@ -33,10 +33,10 @@ class StudySummary:
     """One row of the table; `study` is None in the row over all studies (the unweighted mean of the studies' figures).
 
     num_responses: marked responses; num_scored: those with an NLL. mean_nll_nats: over the scored. guess_nats: mean of
-    ln(number of options) over the scored responses that have options and are among them; pseudo_r2: 1 − Σ NLL / Σ
-    guess over the same; num_with_options: how many those are, num_outside_options: how many are none of their options.
-    best_nats: the mean NLL under the probabilities that
-    generated simulated data. tok_per_s: transcript tokens a second of reading, planning and computing.
+    ln(number of options) over the scored responses that have 2 options or more and are among them; pseudo_r2: 1 − Σ NLL /
+    Σ guess over the same; num_with_options: how many those are, num_outside_options: how many are none of their options.
+    best_nats: the mean NLL under the probabilities that generated simulated data. tok_per_s: transcript tokens a second
+    of reading, planning and computing.
     """
 
     model_id: str
@@ -96,9 +96,11 @@ def _add(batch: pa.RecordBatch, sums: dict[tuple[str, str, str], _Sums], true_nl
             continue
         total.num_scored += 1
         total.nll += nll
-        if options and response.strip() not in options:
+        if options is None or len(options) < 2:  # a set of one is never used (PROTOCOL 4)
+            pass
+        elif response.strip() not in options:
             total.num_outside_options += 1
-        elif options:
+        else:
             total.num_with_options += 1
             total.nll_with_options += nll
             total.guess += math.log(len(options))

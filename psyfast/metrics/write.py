@@ -21,6 +21,7 @@ MAIN_TABLES = (
     "category_means",
     "persona",
     "template",
+    "conditions",
     "equivalence",
     "choices",
     "baselines",

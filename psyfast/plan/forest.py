@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+TokenIds = NDArray[np.integer[Any]]
+"""Token ids of a sequence, of the type that a tokenizer or a caller has them in."""
 ROOT = -1
 
 
@@ -30,7 +33,7 @@ class Segment:
 
     parent: int
     start: int
-    ids: IntArray
+    ids: TokenIds
 
     @property
     def stop(self) -> int:
@@ -54,7 +57,7 @@ class Path:
         return Path(self.segments[: len(stops)], stops)
 
 
-def common_prefix(a: IntArray, b: IntArray) -> int:
+def common_prefix(a: TokenIds, b: TokenIds) -> int:
     """How many leading elements two arrays share."""
     length = min(len(a), len(b))
     different = a[:length] != b[:length]
@@ -73,11 +76,11 @@ class Forest:
         """A forest that can grow without this one."""
         return Forest(self.share, list(self.segments), dict(self._forks))
 
-    def add(self, ids: IntArray) -> Path:
+    def add(self, ids: TokenIds) -> Path:
         """Add a whole sequence and return where its tokens lie."""
         return self._grow(ROOT, 0, ids, Path((), ()))
 
-    def branch(self, trunk: Path, start: int, ids: IntArray) -> Path:
+    def branch(self, trunk: Path, start: int, ids: TokenIds) -> Path:
         """Add the sequence made of the first `start` tokens of `trunk` and then `ids`, where sharing is on."""
         assert self.share, "an unshared branch is a sequence of its own: add it"
         stem = trunk.clipped(start)
@@ -109,7 +112,7 @@ class Forest:
             pending += forks_of[order[-1]][::-1]
         return order
 
-    def _grow(self, segment_idx: int, position: int, ids: IntArray, path: Path) -> Path:
+    def _grow(self, segment_idx: int, position: int, ids: TokenIds, path: Path) -> Path:
         """Follow `ids` from a position of a segment as far as they are known, then lengthen the segment or fork."""
         segments, stops = list(path.segments), list(path.stops)
 

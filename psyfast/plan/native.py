@@ -9,7 +9,7 @@ import numpy as np
 
 from psyfast import _native
 from psyfast.errors import RequestError
-from psyfast.plan.forest import IntArray
+from psyfast.plan.forest import IntArray, TokenIds
 from psyfast.plan.pages import PageTables
 from psyfast.plan.records import Batch, BranchRuns, Plan, Request, ScoredRuns
 
@@ -72,7 +72,7 @@ def _concatenated(requests: Sequence[Request]) -> dict[str, IntArray]:
     }
 
 
-def _joined(arrays: Sequence[IntArray]) -> IntArray:
+def _joined(arrays: Sequence[TokenIds]) -> IntArray:
     """Concatenation of arrays of any integer type."""
     return np.concatenate(arrays, dtype=np.int64, casting="same_kind") if arrays else np.zeros(0, np.int64)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psyfast.plan.forest import ROOT, IntArray, Segment
+from psyfast.plan.forest import ROOT, IntArray, Segment, TokenIds
 
 PAGE_SLOTS = 64
 
@@ -97,7 +97,7 @@ def _written_runs(
     return runs[::-1]
 
 
-def joined(arrays: Sequence[IntArray]) -> IntArray:
+def joined(arrays: Sequence[TokenIds]) -> IntArray:
     """Concatenation as int64, empty for an empty list."""
     return np.concatenate(arrays).astype(np.int64) if arrays else np.zeros(0, np.int64)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from psyfast.plan.forest import IntArray
+from psyfast.plan.forest import IntArray, TokenIds
 from psyfast.plan.pages import PageTables
 
 
@@ -21,7 +21,7 @@ class Branch:
     """
 
     start: int
-    ids: IntArray
+    ids: TokenIds
     score_start: int
     score_stop: int
 
@@ -35,7 +35,7 @@ class Branch:
 class Request:
     """A token sequence, the positions (≥ 1) whose tokens are scored, and its branches."""
 
-    ids: IntArray
+    ids: TokenIds
     scored_positions: IntArray
     branches: tuple[Branch, ...] = ()
 

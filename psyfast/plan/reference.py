@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psyfast.errors import RequestError
-from psyfast.plan.forest import Forest, IntArray, Path
+from psyfast.plan.forest import Forest, IntArray, Path, TokenIds
 from psyfast.plan.pages import build_pages, indptr_of, joined, num_slots
 from psyfast.plan.records import Batch, Branch, BranchRuns, Plan, Request, ScoredRuns, ScoredTokens
 
@@ -138,12 +138,12 @@ class _Entries:
         self._by_target: dict[tuple[int, int], int] = {}
         self._by_row: dict[int, list[int]] = {}
 
-    def targets(self, rows: IntArray, ids: IntArray) -> ScoredTokens:
+    def targets(self, rows: IntArray, ids: TokenIds) -> ScoredTokens:
         """Entries with these targets (their rank is needed, so each distinct pair has an entry of its own)."""
         entry = [self._target(row, token_id) for row, token_id in zip(rows.tolist(), ids.tolist(), strict=True)]
         return ScoredTokens(np.array(entry, np.int64), np.full(len(entry), -1, np.int64))
 
-    def options(self, rows: IntArray, ids: IntArray) -> ScoredTokens:
+    def options(self, rows: IntArray, ids: TokenIds) -> ScoredTokens:
         """Columns of entries of the same rows where there are any, else entries."""
         places = [self._option(row, token_id) for row, token_id in zip(rows.tolist(), ids.tolist(), strict=True)]
         pairs = np.array(places, np.int64).reshape(len(places), 2)
@@ -220,7 +220,7 @@ def _check_branch(whose: str, branch: Branch, num_ids: int) -> None:
         )
 
 
-def _check_ids(whose: str, ids: IntArray) -> None:
+def _check_ids(whose: str, ids: TokenIds) -> None:
     _check_type(whose, ids)
     (negative,) = np.nonzero(ids < 0)
     if len(negative):
@@ -230,7 +230,7 @@ def _check_ids(whose: str, ids: IntArray) -> None:
         )
 
 
-def _check_type(whose: str, array: IntArray) -> None:
+def _check_type(whose: str, array: TokenIds) -> None:
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise RequestError(
             f"{whose} has an array of {array.dtype} in {array.ndim} dimensions, expected one of integers; convert it"

@@ -19,6 +19,8 @@ from psyfast.plan.split import plan_unshared
 
 DEFAULT_WINDOW_SLOTS = 16_384
 MIN_WINDOW_SLOTS = 1_024
+OFFERED = 32
+"""Requests offered to a batch at a time."""
 
 Item = TypeVar("Item")
 
@@ -62,7 +64,7 @@ class Window(Generic[Item]):
         return builder.finish()
 
     def _fits(self, requests: Sequence[Request]) -> bool:
-        num_added = self._builders[0].add(requests, self._budget)
+        num_added = _add_within(self._builders[0], requests, self._budget)
         if num_added == len(requests):
             self._requests[0] += requests
             return True
@@ -80,9 +82,24 @@ class Window(Generic[Item]):
                 self._requests.append([])
             builder, stop = self._builders[-1], start + 1
             builder.add(requests[start:stop])
-            stop += builder.add(requests[stop:], self._budget)
+            stop += _add_within(builder, requests[stop:], self._budget)
             self._requests[-1] += requests[start:stop]
             start = stop
+
+
+def _add_within(builder: BatchBuilder, requests: Sequence[Request], budget: int) -> int:
+    """Add requests while the batch stays within the budget; returns how many.
+
+    A builder copies what it is offered, so thousands of requests of one item are not offered at once, again for every batch.
+    """
+    num_added = 0
+    for start in range(0, len(requests), OFFERED):
+        chunk = requests[start : start + OFFERED]
+        num_fitting = builder.add(chunk, budget)
+        num_added += num_fitting
+        if num_fitting < len(chunk):
+            break
+    return num_added
 
 
 def windows(

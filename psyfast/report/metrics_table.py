@@ -12,6 +12,7 @@ from rich.table import Table
 
 from psyfast.metrics.bootstrap import FIXED
 from psyfast.metrics.compute import Metrics
+from psyfast.metrics.contrasts import CHAT, SHUFFLED_PERSONA, WITH_PERSONA
 
 DASH = "–"
 
@@ -44,7 +45,7 @@ def _model_table(metrics: Metrics) -> Table:
             _interval(metrics, row["model"], row["condition"]),
             _share(row),
             _number(row["pseudo_r2"]),
-            _number(row["above_markov_nats"], signed=True) + ("" if row["beats_markov"] is not False else " !"),
+            _number(row["above_markov_nats"], signed=True) + _markov_mark(row),
         )
     return shown
 
@@ -59,6 +60,14 @@ def _interval(metrics: Metrics, model: str, condition: str) -> str:
     return f"{found[0]['low']:.3f} – {found[0]['high']:.3f}"
 
 
+def _markov_mark(row: dict[str, Any]) -> str:
+    """`!` where the model does not beat the chain, `?` where the interval (studies fixed) holds 0."""
+    low, high = row["above_markov_low_fixed"], row["above_markov_high_fixed"]
+    mark = "!" if row["beats_markov"] is False else ""
+    mark += "?" if low is not None and high is not None and low <= 0 <= high else ""
+    return f" {mark}" if mark else ""
+
+
 def _share(row: dict[str, Any]) -> str:
     """Percentage of the scored responses that have a choice set, marked where an experiment has it for fewer than 95 %."""
     if not row["share_of_responses"]:
@@ -68,9 +77,14 @@ def _share(row: dict[str, Any]) -> str:
 
 def _legend(metrics: Metrics) -> list[str]:
     models = metrics.tables["models"]
-    lines = ["interval: studies fixed, participants resampled (bootstrap-t); `intervals` has studies random and pooled"]
+    lines = ["interval of the NLL: studies fixed, participants resampled (bootstrap-t); `intervals` has studies random"]
+    if any(len(metrics.tables[name]) for name in ("pairs", "persona", "template", "conditions")):
+        lines.append("interval of d: studies random (experiments like these); low_fixed, high_fixed have studies fixed")
     if models["above_markov_nats"].is_not_null().any():
-        lines.append("over Markov: NLL above that of a chain over the participant's own responses; ! does not beat it")
+        lines.append(
+            "over Markov: NLL above that of a chain over the participant's own responses; ! does not beat it; "
+            "? the interval of the difference holds 0"
+        )
     if models["share_of_responses"].fill_null(0).gt(0).any():
         lines.append(
             "sets: share of responses with a choice set, over which pseudo-R² is; of participants "
@@ -99,24 +113,44 @@ def _effect_tables(metrics: Metrics) -> list[Table]:
         "pairs": "base → post-trained (d > 0: post-training made it worse)",
         "persona": "persona (d > 0: it helps)",
         "template": "chat template (d > 0: it harms)",
+        "conditions": "condition against plain (d > 0: it helps)",
+        "types": "types, means over pairs (d > 0: worse)",
+        "generations": "generations, means over pairs (d > 0: worse)",
     }
     return [
-        _effect_table(title, metrics.tables[name].to_dicts())
+        _effect_table(title, rows)
         for name, title in names.items()
-        if len(metrics.tables[name])
+        if (rows := [row for row in metrics.tables[name].to_dicts() if name != "conditions" or _is_new(row)])
     ]
+
+
+def _is_new(row: dict[str, Any]) -> bool:
+    """Whether a row of `conditions` is shown in no table of its own."""
+    return row["condition_a"] not in (CHAT, WITH_PERSONA, SHUFFLED_PERSONA)
 
 
 def _effect_table(title: str, rows: list[dict[str, Any]]) -> Table:
     shown = _empty()
     shown.title, shown.title_justify, shown.title_style = title, "left", "bold"
-    for heading in ("a", "b"):
+    of_pairs = "num_pairs" in rows[0]
+    for heading in rows[0] if of_pairs else ("a", "b"):
+        if heading == "num_pairs":
+            break
         shown.add_column(heading, overflow="fold")
-    shown.add_column("experi-\nments", justify="right", no_wrap=True)
-    shown.add_column("d", justify="right", no_wrap=True)
+    shown.add_column("pairs" if of_pairs else "experi-\nments", justify="right", no_wrap=True)
+    for heading in ("d", "95 % interval"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        shown.add_row(_side(row, "a"), _side(row, "b"), f"{row['num_experiments']:,}", _number(row["d"], signed=True))
+        names = (
+            [escape(str(value)) for value in list(row.values())[:2]] if of_pairs else [_side(row, "a"), _side(row, "b")]
+        )
+        count = row["num_pairs" if of_pairs else "num_experiments"]
+        shown.add_row(*names, f"{count:,}", _number(row["d"], signed=True), _limits(row))
     return shown
+
+
+def _limits(row: dict[str, Any]) -> str:
+    return DASH if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
 
 
 def _side(row: dict[str, Any], side: str) -> str:

@@ -14,15 +14,13 @@ DASH = "–"
 
 
 def score_table(rows: Sequence[StudySummary]) -> Table:
-    """One line a study, one over all; the columns of simulated data and of options only where there are any."""
-    models = {row.model_id for row in rows}
-    conditions = {row.condition for row in rows}
+    """One line a study, one over all; the columns of simulated data and of options only where there are any.
+
+    Several models or conditions have a heading each.
+    """
+    headings = _headings(rows)
     with_best = any(row.best_nats is not None for row in rows)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    if len(models) > 1:
-        table.add_column("model", overflow="fold")
-    if len(conditions) > 1:
-        table.add_column("condition", overflow="fold")
     table.add_column("experiment", overflow="fold")
     table.add_column("re-\nsponses", justify="right")
     table.add_column("NLL\nnats", justify="right")
@@ -31,9 +29,13 @@ def score_table(rows: Sequence[StudySummary]) -> Table:
         table.add_column("best\nnats", justify="right")
     table.add_column("pseudo-\nR²", justify="right")
     table.add_column("tokens\n/s", justify="right")
+    last = None
     for row in rows:
+        heading = headings[row.model_id, row.condition]
+        if heading and heading != last:
+            table.add_row(heading, style="bold")
+        last = heading
         cells = [
-            row.study or "all (mean)",
             _scored(row),
             _number(row.mean_nll_nats),
             _number(row.guess_nats),
@@ -41,9 +43,19 @@ def score_table(rows: Sequence[StudySummary]) -> Table:
             _number(row.pseudo_r2),
             DASH if row.tok_per_s is None else f"{row.tok_per_s:,.0f}",
         ]
-        name = [row.model_id] * (len(models) > 1) + [row.condition] * (len(conditions) > 1)
-        table.add_row(*name, *cells, style="bold" if row.study is None else None, end_section=row.study is None)
+        name = ("  " if heading else "") + (row.study or "all (mean)")
+        table.add_row(name, *cells, style="bold" if row.study is None else None, end_section=row.study is None)
     return table
+
+
+def _headings(rows: Sequence[StudySummary]) -> dict[tuple[str, str], str]:
+    """What tells a model's condition from the others: the model, the condition, both, or nothing where there is one."""
+    several_models = len({row.model_id for row in rows}) > 1
+    several_conditions = len({row.condition for row in rows}) > 1
+    return {
+        (row.model_id, row.condition): ", ".join([row.model_id] * several_models + [row.condition] * several_conditions)
+        for row in rows
+    }
 
 
 WARNING_TEXTS = {

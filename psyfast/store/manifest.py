@@ -20,18 +20,26 @@ _FIXED = (
     ("config.on_bad_row", "--on-bad-row"),
     ("config.options", "--options"),
     ("config.subset", "--subset"),
+    ("config.trials", "where the trials come from"),
+    ("config.seed", "--seed"),
     ("data.sha256", "the transcripts' hash"),
     ("config.protocol", "--protocol"),
     ("config.lane", "--lane"),
     ("config.per_token", "--per-token"),
     ("config.context_limit", "--context-limit"),
     ("config.share", "prefix sharing"),
+    ("compare.base", "the first model of the comparison"),
+    ("compare.post", "the second model of the comparison"),
+    ("compare.goal.until", "--until"),
+    ("compare.goal.level", "--level"),
+    ("compare.goal.every", "--every"),
+    ("compare.seed", "--seed"),
     ("arithmetic.device", "--device"),
     ("arithmetic.operators", "the backend"),
     ("arithmetic.isa", "the ISA level"),
 )
 
-_BEFORE = {"config.options": "data"}
+_BEFORE = {"config.options": "data", "config.trials": "data"}
 """What runs had whose manifest was written before there was a choice."""
 
 _FIXED_BY_MODEL = (
@@ -40,6 +48,12 @@ _FIXED_BY_MODEL = (
     ("traits", "configuration"),
     ("window_slots", "window slots"),
 )
+
+
+def num_transcripts_of(manifest: Mapping[str, Any]) -> int:
+    """Transcripts that a finished run holds: all that were read, or those that a comparison scored before it stopped."""
+    compared = manifest.get("compare")
+    return int(manifest["data"]["num_transcripts"] if compared is None else compared["looks"][-1]["num_scored"])
 
 
 def library_versions() -> dict[str, str]:
@@ -109,8 +123,8 @@ def require_same_renderings(old: Mapping[str, Any], new: Mapping[str, Any], task
         for one_before, one_now in pairs:
             if one_before and one_before["sha256"] != one_now["sha256"]:
                 raise RunError(
-                    f"{task}: the condition '{name}' makes other texts than the run was started with (another --seed, "
-                    "another function or version of psyfast); use what it was started with, or give -o another folder"
+                    f"{task}: the condition '{name}' makes other texts than the run was started with (another "
+                    "function or version of psyfast); use what it was started with, or give -o another folder"
                 )
 
 

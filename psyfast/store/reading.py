@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from psyfast.errors import RunError
-from psyfast.store.run_folder import RunFolder
+from psyfast.store.run_folder import RunFolder, read_part_record
 from psyfast.store.schema import check_version
 
 KEY = ("study", "experiment", "participant", "response_idx")
@@ -48,6 +49,11 @@ def participant_rows(run: RunFolder, columns: Sequence[str]) -> Iterator[dict[st
         yield from batch.to_pylist()
 
 
+def transcripts_file(run: RunFolder) -> pq.ParquetFile:
+    """transcripts.parquet, opened; RunError where it cannot be read."""
+    return _open(run.transcripts_path)
+
+
 def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
@@ -59,7 +65,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two runs of the same plan relate: rows that only one has, rows that differ, the largest NLL difference."""
+    """How two runs of the same data relate: rows that only one has, rows that differ, the largest NLL difference."""
 
     num_rows: int
     num_only_in_one: int
@@ -73,27 +79,44 @@ class Comparison:
 
 
 def compare_runs(one: Path, other: Path) -> Comparison:
-    """Compare two runs part by part (the same plan gives the same parts)."""
-    folders = {path: path / "responses" for path in (one, other)}
-    names = [
-        {str(p.relative_to(folder)): p for p in folder.glob("model=*/condition=*/part-*.parquet")}
-        for folder in folders.values()
-    ]
+    """Compare two runs, however each was cut into parts: one that was resumed is cut otherwise than one made at once."""
+    runs = (RunFolder(one), RunFolder(other))
+    folders = {
+        folder.relative_to(run.path) for run in runs for folder in run.path.glob("responses/model=*/condition=*")
+    }
     num_rows = num_only = num_different = 0
     max_difference = 0.0
-    for name in sorted(names[0].keys() | names[1].keys()):
-        tables = [
-            pq.ParquetFile(paths[name]).read().replace_schema_metadata() if name in paths else None for paths in names
-        ]
-        present = [table for table in tables if table is not None]
-        if len(present) == 1 or not _same_keys(present[0], present[1]):
-            num_only += sum(table.num_rows for table in present)
-            continue
-        num_rows += present[0].num_rows
-        different, difference = _differences(present[0], present[1])
-        num_different += different
-        max_difference = max(max_difference, difference)
+    for folder in sorted(folders):
+        for blocks in _aligned_blocks([run.path / folder for run in runs]):
+            present = [_joined(paths) for paths in blocks if paths]
+            if len(present) == 1 or not _same_keys(present[0], present[1]):
+                num_only += sum(table.num_rows for table in present)
+                continue
+            num_rows += present[0].num_rows
+            different, difference = _differences(present[0], present[1])
+            num_different += different
+            max_difference = max(max_difference, difference)
     return Comparison(num_rows, num_only, num_different, max_difference)
+
+
+def _aligned_blocks(folders: Sequence[Path]) -> Iterator[list[list[Path]]]:
+    """Parts of each folder, block by block, in the order of the data; a block ends where a part ends in all of them."""
+    records = [[(read_part_record(path), path) for path in folder.glob("part-*.parquet")] for folder in folders]
+    borders = [
+        {at for record, _ in of_one for at in (record.transcript_start, record.transcript_stop)} for of_one in records
+    ]
+    common = sorted(set.intersection(*borders))
+    blocks: dict[int, list[list[Path]]] = {}
+    for folder_idx, of_one in enumerate(records):
+        for record, path in sorted(of_one, key=lambda pair: pair[0].transcript_start):
+            block = blocks.setdefault(bisect_left(common, record.transcript_stop), [[] for _ in folders])
+            block[folder_idx].append(path)
+    for block_idx in sorted(blocks):
+        yield blocks[block_idx]
+
+
+def _joined(paths: Sequence[Path]) -> pa.Table:
+    return pa.concat_tables([pq.ParquetFile(path).read().replace_schema_metadata() for path in paths])
 
 
 def _same_keys(one: pa.Table, other: pa.Table) -> bool:

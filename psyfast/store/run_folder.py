@@ -176,14 +176,15 @@ def streamed_table(
 ) -> Iterator[Callable[[Row], None]]:
     """A Parquet file that grows a row group at a time; yields the function that adds a row. Whole or not there.
 
-    extra: what the file says of itself. keep: the rows that stand there already come first.
+    extra: what the file says of itself. keep: the rows that stand there already come first, with nulls
+    in columns that they lack.
     """
     whole = stamped(schema, dict(extra or {}))
     with whole_file(path) as temporary, pq.ParquetWriter(temporary, whole, compression="zstd") as writer:
         group: list[dict[str, Any]] = []
         if keep:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_A_GROUP):
-                writer.write_batch(batch.cast(whole))
+                writer.write_table(pa.Table.from_pylist(batch.to_pylist(), whole))
 
         def add(row: Row) -> None:
             group.append(dict(row))

@@ -43,8 +43,8 @@ TRANSCRIPTS = pa.schema(
         ("details", pa.string()),
     ]
 )
-"""template_sha256: of the chat template where the text depends on one. text_idx: a condition may cut a transcript into
-several texts. details: JSON of what the condition says of it.
+"""template_sha256: of the chat template with its special tokens, where the text depends on one. text_idx: a condition may
+cut a transcript into several texts. details: JSON of what the condition says of it.
 """
 
 

@@ -100,6 +100,11 @@ def test_under_paper_speakers_alternate_at_every_marker() -> None:
     assert only_text(found).text == "[u]a[/][a] b [/][u]J[/][a] c [/][u]K[/][a] d.[/]"
     assert isinstance(found, Rendering)
     assert cuts(only_text(found)) == [(0, " c "), (1, " d.")]
+    assert [response.flags for response in only_text(found).responses] == [("runs_on",)] * 2
+    assert all(
+        not response.flags
+        for response in only_text(chat("a <<J>> <<skip>> <<- 5 >>", protocol=Protocol.PAPER)).responses
+    )
 
 
 def test_the_paper_scan_finds_the_template_s_turns() -> None:
@@ -133,6 +138,13 @@ def test_a_conversation_that_the_template_refuses_is_left_out() -> None:
     assert isinstance(chat("You press <<J>>. Then <<F>>.", ALTERNATING), Rendering)
     assert chat("You press <<J>><<F>>.", ALTERNATING) == LeftOut("template_refused")
     assert chat("<<J>>. Then", ALTERNATING) == LeftOut("template_refused")
+
+
+def test_what_stands_between_two_signs_makes_no_third() -> None:
+    nothing_around = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    text = only_text(chat("<<A>>2<<B>>0<<C>>1<<D>>", nothing_around))
+    assert text.text == "A2B0C1D"
+    assert cuts(text) == [(0, "A"), (1, "B"), (2, "C"), (3, "D")]
 
 
 def test_signs_are_not_those_of_the_text() -> None:

@@ -235,6 +235,12 @@ def test_own_names_are_checked() -> None:
         conditions_of([], [lambda transcript: None])  # type: ignore[arg-type,return-value]
 
 
+@pytest.mark.parametrize("span", [(-5, 3), (9, 2), (0, len(TEXT) + 1)])
+def test_a_span_beyond_the_text_is_refused(span: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="is none of its text"):
+        Source(person(1)).join([span])
+
+
 def spans(*places: tuple[int, int, int], text: str = TEXT) -> RenderedText:
     return RenderedText(text, tuple(RenderedResponse(*place) for place in places))
 
@@ -253,6 +259,14 @@ def spans(*places: tuple[int, int, int], text: str = TEXT) -> RenderedText:
         (spans((0, 0, 5), (1, 4, 6)), "the one before ends at 5"),
         (spans((0, 0, 99), text="short"), "the text at 5"),
         (Rendering((spans((0, 0, 1)), spans((0, 0, 1)))), "response 0 is scored in two texts"),
+        (spans((0, 0.0, 1)), "expected whole numbers"),  # type: ignore[arg-type]
+        (RenderedText(TEXT, iter(())), "expected a tuple of RenderedResponse"),  # type: ignore[arg-type]
+        (RenderedText(b"text", ()), "texts that are strings"),  # type: ignore[arg-type]
+        (spans(text="\ud800"), "cannot be written as JSON"),
+        (Rendering((spans(),), details={"a": object()}), "cannot be written as JSON"),
+        (Rendering(iter(())), "expected RenderedText"),  # type: ignore[arg-type]
+        (LeftOut(None), "the reason of LeftOut is None"),  # type: ignore[arg-type]
+        (RenderedText(TEXT, (RenderedResponse(0, 0, 1, options=("J", "F")),)), "options .* expected as many as"),
     ],
 )
 def test_what_an_own_condition_returns_is_checked(returned: Any, message: str) -> None:

@@ -11,14 +11,14 @@ from psyfast.metrics.statistics_of_totals import DIFFERENCE, EFFECT, MEAN, linea
 
 def totals_of(a, b):
     """Totals of one participant with these NLLs."""
-    return [a.sum(), (a * a).sum(), b.sum(), (b * b).sum(), len(a)]
+    return [a.sum(), (a * a).sum(), len(a), b.sum(), (b * b).sum(), len(b)]
 
 
-@pytest.mark.parametrize(("statistic", "width"), [(MEAN, 2), (DIFFERENCE, 5), (EFFECT, 5)])
+@pytest.mark.parametrize(("statistic", "width"), [(MEAN, 2), (DIFFERENCE, 6), (EFFECT, 6)])
 def test_gradients(statistic, width):
     rng = np.random.default_rng(0)
     a, b = rng.gamma(2, 1, 400), rng.gamma(2, 1.3, 400)
-    totals = np.array(totals_of(a, b)) if width == 5 else np.array([a.sum(), 400.0])
+    totals = np.array(totals_of(a, b)) if width == 6 else np.array([a.sum(), 400.0])
     steps = np.eye(width) * totals * 1e-6
     slopes = [(statistic.value(totals + s) - statistic.value(totals - s)) / (2 * s.sum()) for s in steps]
     assert statistic.gradient(totals) == pytest.approx(np.array(slopes), rel=5e-3, abs=1e-9)
@@ -107,3 +107,12 @@ def test_benjamini_hochberg_by_hand():
     # Sorted .01 .02 .03 .5: · 4/rank = .04 .04 .04 .5.
     found = benjamini_hochberg(np.array([0.5, 0.01, np.nan, 0.03, 0.02]))
     assert found == pytest.approx([0.5, 0.04, np.nan, 0.04, 0.04], nan_ok=True)
+
+
+@pytest.mark.parametrize(("df", "tabled"), [(1, 12.706), (2, 4.303), (4, 2.776), (8, 2.306)])
+def test_few_participants_have_the_interval_of_students_t(df, tabled):
+    values = np.arange(df + 1.0)
+    found = fixed_interval([sample_study(MEAN, np.stack([values, np.ones(df + 1)], axis=1), "s", 1999, 0)], 0.95)
+    half = tabled * values.std(ddof=1) / np.sqrt(df + 1)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.02 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.02 * half)

@@ -59,6 +59,34 @@ def test_the_document_and_the_files_hold_the_same(run, tmp_path):
     assert csv["nll_nats"].to_list() == pl.read_parquet(tmp_path / "tables/experiments.parquet")["nll_nats"].to_list()
 
 
+def test_every_mean_has_an_interval_of_both_estimands(run):
+    tables = compute_metrics([run]).tables
+    for name in ("pairs", "types", "generations", "persona", "conditions"):
+        assert len(tables[name])
+        for row in tables[name].iter_rows(named=True):
+            # Participants differ hardly at all here: their sums may leave no spread, which then is said by a null.
+            for low, high in (("low", "high"), ("low_fixed", "high_fixed")):
+                assert (row[low] is None) == (row[high] is None)
+                assert row[low] is None or row[low] - 1e-9 <= row["d"] <= row[high] + 1e-9
+    (pair,) = tables["pairs"].filter(condition_a="plain").to_dicts()
+    (of_type,) = tables["types"].filter(condition="plain").to_dicts()
+    assert pair["low_fixed"] is not None
+    assert of_type["low_fixed"] == pytest.approx(pair["low_fixed"]) and of_type["d"] == pair["d"]
+
+
+def test_the_difference_to_the_markov_chain_has_an_interval(run):
+    tables = compute_metrics([run]).tables
+    rows = tables["intervals"].filter(pl.col("quantity") == "above_markov_nats", pl.col("estimand") == "studies fixed")
+    assert len(rows) == len(tables["models"])
+    for row, of_mean in zip(tables["models"].to_dicts(), rows.to_dicts(), strict=True):
+        assert of_mean["estimate"] == pytest.approx(row["above_markov_nats"], abs=1e-12)
+        assert row["above_markov_low_fixed"] == of_mean["low"] <= row["above_markov_nats"]
+        assert row["above_markov_nats"] <= row["above_markov_high_fixed"]
+    for quantity, column in (("accuracy",) * 2, ("pseudo_r2",) * 2, ("choice_accuracy",) * 2):
+        found = tables["intervals"].filter(quantity=quantity, estimand="studies fixed")["estimate"].to_list()
+        assert found == pytest.approx(tables["models"][column].to_list(), abs=1e-12)
+
+
 def test_shares_stand_beside_the_figures_over_options(run):
     (row,) = compute_metrics([run]).tables["models"].filter(model="Qwen2-7B", condition="plain").to_dicts()
     assert (row["share_of_responses"], row["share_of_participants"], row["is_partial"]) == (0.75, 1.0, True)

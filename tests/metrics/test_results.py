@@ -1,6 +1,7 @@
 """Runs that cannot be read as one are refused, with both values named."""
 
 import json
+import shutil
 
 import pytest
 from written_runs import response, write_run
@@ -8,8 +9,11 @@ from written_runs import response, write_run
 from psyfast.errors import PsyfastError, RunError, UsageError
 from psyfast.metrics.compute import compute_metrics
 from psyfast.metrics.config import MetricsConfig
-from psyfast.metrics.responses import index_responses, read_scores
+from psyfast.metrics.responses import index_responses
 from psyfast.metrics.results import open_results
+from psyfast.metrics.scores import read_scores
+from psyfast.metrics.summary import summarise
+from psyfast.store.run_folder import RunFolder
 
 
 def rows(participants=("1", "2"), study="s", nll=1.0):
@@ -110,3 +114,39 @@ def test_a_file_that_is_no_parquet(tmp_path):
     (run / "responses/model=m/condition=plain/part-00000.parquet").write_bytes(b"nothing")
     with pytest.raises(PsyfastError, match=r"part-00000\.parquet: not a part of a psyfast run"):
         open_results([run])
+
+
+def spelled_otherwise(run, spelling):
+    """The folder of condition history=3 under another spelling of its name."""
+    (folder,) = [path for path in (run / "responses/model=m").iterdir() if "history" in path.name]
+    return folder.rename(folder.with_name(f"condition={spelling}"))
+
+
+@pytest.mark.parametrize("spelling", ["history=3", "history%3D3"])
+def test_a_condition_with_an_equals_sign(tmp_path, spelling):
+    cells = {("m", "plain"): rows(nll=1.0), ("m", "history=3"): rows(nll=3.0)}
+    run = write_run(tmp_path / "run", cells).path
+    spelled_otherwise(run, spelling)
+    tables = compute_metrics([run]).tables
+    means = {row["condition"]: row["nll_nats"] for row in tables["models"].iter_rows(named=True)}
+    assert means == {"plain": 2.0, "history=3": 4.0}
+    assert {row.condition for row in summarise(RunFolder(run))} == {"plain", "history=3"}
+
+
+def test_a_condition_under_both_spellings(tmp_path):
+    run = write_run(tmp_path / "run", {("m", "history=3"): rows()}).path
+    folder = spelled_otherwise(run, "history=3")
+    shutil.copytree(folder, folder.with_name("condition=history%3D3"))
+    with pytest.raises(RunError, match="condition history=3 of model m lies there twice"):
+        open_results([run])
+
+
+def test_every_condition_is_held_against_plain(tmp_path):
+    cells = {("m", "plain"): rows(nll=2.0), ("m", "no-history"): rows(["1"], nll=1.0)}
+    tables = compute_metrics([write_run(tmp_path / "run", cells).path]).tables
+    (row,) = tables["condition_effects"].iter_rows(named=True)
+    assert (row["condition_a"], row["condition_b"]) == ("no-history", "plain")
+    # Participant 2 has no rows there and drops out. 1, 2, 3 against 2, 3, 4: sds of 1, the condition is better by 1.
+    assert (row["num_participants"], row["num_responses"], row["d"]) == (1, 3, 1.0)
+    (mean,) = tables["conditions"].iter_rows(named=True)
+    assert (mean["num_experiments"], mean["num_participants"], mean["d"]) == (1, 1, 1.0)

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from written_runs import write_run
 
 from psyfast.metrics.summary import summarise
 from psyfast.report.score_table import footnotes, score_table
@@ -59,6 +60,22 @@ def test_by_study_and_over_all(run):
     assert overall.study is None and overall.num_responses == 6
     assert overall.mean_nll_nats == pytest.approx((11 / 3 + 2) / 2)
     assert overall.pseudo_r2 == pytest.approx((a.pseudo_r2 + b.pseudo_r2) / 2)
+
+
+def test_a_set_of_one_is_never_used(tmp_path):
+    rows = [
+        response("a", "1", 0, "x", 0.5, ["x", "y"]),
+        response("a", "1", 1, "x", 2.0, ["x"]),
+        response("a", "1", 2, "z", 3.0, ["x"]),
+        response("a", "1", 3, "z", 3.0, []),
+        response("b", "1", 0, "x", 2.0, ["x"]),
+    ]
+    run = write_run(tmp_path / "run", {("m", "plain"): rows})
+    a, b, _ = summarise(run)
+    assert (a.num_scored, a.num_with_options, a.num_outside_options) == (4, 1, 0)
+    assert a.guess_nats == pytest.approx(math.log(2))
+    assert (b.num_with_options, b.guess_nats, b.pseudo_r2) == (0, None, None)
+    assert a.pseudo_r2 == pytest.approx(1 - 0.5 / math.log(2))
 
 
 def test_tokens_a_second_share_a_windows_time_by_tokens(run):

@@ -108,8 +108,10 @@ def test_comparing_runs(tmp_path):
     assert same.same_bits and same.num_rows == 2
     different = compare_runs(tmp_path / "a", tmp_path / "c")
     assert not different.same_bits and different.num_different == 1 and different.max_nll_difference == 0.25
-    RunFolder(tmp_path / "b").write_part("m", "plain", record(1), [row(2)], RESPONSES)
+    RunFolder(tmp_path / "b").write_part("m", "plain", record(1, 1, 2), [row(2)], RESPONSES)
     assert compare_runs(tmp_path / "a", tmp_path / "b").num_only_in_one == 1
+    RunFolder(tmp_path / "d").write_part("m", "plain", record(0, 0, 2), [row(0), row(1), row(2)], RESPONSES)
+    assert compare_runs(tmp_path / "b", tmp_path / "d").same_bits
 
 
 def test_the_columns_of_the_responses_are_those_of_the_format():

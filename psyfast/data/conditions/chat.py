@@ -25,11 +25,15 @@ from psyfast.data.responses import CLOSE_MARKER, OPEN_MARKER
 
 @dataclass(frozen=True)
 class _Turn:
-    """A message; response_idx: of the source's response that an assistant's content is, None where it is none."""
+    """A message; response_idx: of the source's response that an assistant's content is, None where it is none.
+
+    runs_on: the content is text behind that response.
+    """
 
     role: str
     content: str
     response_idx: int | None = None
+    runs_on: bool = False
 
 
 def render_chat(transcript: Transcript, setting: Setting) -> Rendering | LeftOut:
@@ -85,7 +89,8 @@ def _paper_turns(source: Source) -> tuple[list[_Turn], dict[int, tuple[str, ...]
             response_idx = None if owner in owned else owner
             if response_idx is not None:
                 owned.add(response_idx)
-            turns.append(_Turn("assistant" if is_answer else "user", content, response_idx))
+            runs_on = response_idx is not None and _runs_on(source, response_idx, int(cleaned.source_idx[stop - 1]))
+            turns.append(_Turn("assistant" if is_answer else "user", content, response_idx, runs_on))
         start = next_start
     unscored = {
         response_idx: _why_unscored(source, response_idx, cleaned)
@@ -99,6 +104,12 @@ def _owner(source: Source, char_idx: int) -> int | None:
     """The source response that a character lies in, or follows."""
     owner = bisect_right(source.responses, char_idx, key=attrgetter("char_start")) - 1
     return owner if owner >= 0 else None
+
+
+def _runs_on(source: Source, response_idx: int, last_char_idx: int) -> bool:
+    """Whether an answer that ends with a character of the source is more than the response that it is scored for."""
+    response = source.responses[response_idx]
+    return response.unbalanced or last_char_idx >= response.char_stop
 
 
 def _why_unscored(source: Source, response_idx: int, cleaned: CleanedText) -> tuple[str, ...]:
@@ -134,7 +145,7 @@ def _rendered(source: Source, turns: Sequence[_Turn], template: ChatTemplate, *,
         content = turn.content.strip() if template.strips else turn.content
         parts += [text[start:place], content]
         length += place - start
-        flags = ("trimmed",) if notes_trimmed and content != turn.content else ()
+        flags = ("runs_on",) if turn.runs_on else ("trimmed",) if notes_trimmed and content != turn.content else ()
         responses.append(_response(source, turn, (length, length + len(content)), template, flags))
         length += len(content)
         start = place + len(sign)
@@ -149,7 +160,7 @@ def _response(
     return RenderedResponse(
         turn.response_idx,
         *char_span,
-        options=source.option_sets[turn.response_idx],
+        options=None if turn.runs_on else source.option_sets[turn.response_idx],
         options_uncertain=turn.response_idx in source.uncertain,
         close=template.turns.close,
         flags=flags,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,8 +35,10 @@ class ChatTemplate:
 
     @cached_property
     def sha256(self) -> str:
-        """Identifies the template's source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
+        """Identifies the template by its source and by a conversation under it: models of one source may have other
+        special tokens to put into it.
+        """
+        return hashlib.sha256(json.dumps([self.source, self._sample(_sign(0xE000, 3))]).encode()).hexdigest()
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as one text. Raises TemplateRefusal."""
@@ -106,4 +109,5 @@ def signs_for(text: str, num_signs: int) -> list[str]:
 
 
 def _sign(code: int, idx: int) -> str:
-    return f"{chr(code)}{idx}{chr(code)}"
+    # Begun by two, ended by one: what stands between two signs never makes a third of them.
+    return f"{chr(code)}{chr(code)}{idx}{chr(code)}"
