@@ -1,6 +1,7 @@
-"""Configurations with published numbers, in the spelling that they were published in (config.json on the Hugging Face hub).
+"""Configurations of published models in the spelling of their config.json, sparse where that is sparse, one a family or more.
 
-One of each family, sparse where the file is sparse; keys that change nothing here are left out.
+Written down by hand, not fetched: tests hold our reading of each against transformers' reading of the same keys, not its
+numbers against a file. Keys that change nothing here are left out.
 """
 
 from __future__ import annotations
