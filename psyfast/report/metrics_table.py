@@ -77,7 +77,9 @@ def _share(row: dict[str, Any]) -> str:
 
 def _legend(metrics: Metrics) -> list[str]:
     models = metrics.tables["models"]
-    lines = ["interval of the NLL: studies fixed, participants resampled (bootstrap-t); `intervals` has studies random"]
+    lines = [
+        "interval of the NLL: studies fixed, participants resampled (bootstrap-t; Student's t of few); `intervals` has studies random"
+    ]
     if any(len(metrics.tables[name]) for name in ("pairs", "persona", "template", "conditions")):
         lines.append("interval of d: studies random (experiments like these); low_fixed, high_fixed have studies fixed")
     if models["above_markov_nats"].is_not_null().any():
