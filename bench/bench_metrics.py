@@ -4,8 +4,9 @@
 
 Results: 150 studies, 120 responses a participant, two or three options at each, half of the models the post-trained partners
 of the other half; 25 files a model. About 35 bytes a response and model on disk; --distinct N writes the files of N models
-only and links those of the others to them, in turn, which spares the disk and lets reads come from the page cache. The check beforehand: on a small copy the
-models' means are those that NumPy gets from what was written. peak_rss_bytes is that of this process while it computes.
+only and links those of the others to them, in turn, which spares the disk and lets reads come from the page cache. The check
+beforehand: on a small copy the models' means are those that NumPy gets from what was written. peak_rss_bytes is that of this
+process while it computes.
 """
 
 from __future__ import annotations

@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import torch
 
 from psyfast.config import ScoreConfig
 from psyfast.data.conditions.chat_template import ChatTemplate
@@ -42,7 +40,7 @@ from psyfast.process_memory import TOKENIZER_BYTES, default_limit, planned_memor
 from psyfast.report.progress import Meter, OnProgress
 from psyfast.rows import DIGEST_BYTES, transcript_digest
 from psyfast.scan import Scan, scan_transcripts
-from psyfast.scoring import chat_template_of, close_manifest, distinct, share_of_peak, started_manifest
+from psyfast.scoring import chat_template_of, close_manifest, distinct, share_of_peak, started_manifest, threads
 from psyfast.store.manifest import require_same, require_same_renderings
 from psyfast.store.run_folder import PartRecord, RunFolder
 
@@ -78,7 +76,7 @@ def compare_run(
     operators = resolve(
         config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
     )
-    with _threads(config.threads):
+    with threads(config.threads):
         _require_memory(inputs, operators)
         with inputs.run.locked():
             if inputs.old is None:
@@ -86,17 +84,6 @@ def compare_run(
             else:
                 inputs = replace(inputs, old=_old_manifest(inputs.run))
             return _compare_locked(inputs, goal, operators, on_progress, on_look, should_stop)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _old_manifest(run: RunFolder) -> dict[str, Any]:

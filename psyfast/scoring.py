@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -60,10 +60,7 @@ def score_run(
     operators = resolve(
         config.backend, config.device, Lane(config.lane), isa=config.isa, join_segments=config.join_segments
     )
-    threads_before = torch.get_num_threads()
-    if inputs.config.threads is not None:
-        torch.set_num_threads(inputs.config.threads)
-    try:
+    with threads(config.threads):
         # Configuration, headers and memory of every model, before a folder is made or a row is read.
         for place in inputs.located:
             planned_memory(inputs.config, operators, *open_model(place), still_to_load=TOKENIZER_BYTES)
@@ -74,8 +71,18 @@ def score_run(
             else:
                 inputs = replace(inputs, old=inputs.run.read_manifest())
             return _score_locked(inputs, operators, on_progress, should_stop)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many threads of the CPU inside; None: those that there are."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads_before)
+        torch.set_num_threads(before)
 
 
 def _score_locked(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from psyfast.metrics.comparison import Look
-from psyfast.report.progress import SECONDS_BETWEEN_LINES, OnProgress, Progress
+from psyfast.report.progress import SECONDS_BETWEEN_LINES, OnProgress, Progress, preceded
 
 OnLook = Callable[[Look, int], None]
 
@@ -24,16 +24,7 @@ def reporting_looks(on_start: Callable[[], None]) -> Iterator[tuple[OnProgress, 
     """Yields the callbacks that show progress and looks on standard error; `on_start` is called with the first progress."""
     show = _bar() if sys.stderr.isatty() else _lines()
     with show as (report, on_look):
-        started = False
-
-        def on_progress(progress: Progress) -> None:
-            nonlocal started
-            if not started:
-                on_start()
-                started = True
-            report(progress)
-
-        yield on_progress, on_look
+        yield preceded(report, on_start), on_look
 
 
 @contextmanager

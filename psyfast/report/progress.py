@@ -126,21 +126,26 @@ def peak_share_of(flop: float, seconds: float, peak: float | None) -> float | No
     return None if peak is None or seconds <= 0 else flop / seconds / (peak * 1e9)
 
 
+def preceded(report: OnProgress, on_start: Callable[[], None]) -> OnProgress:
+    """The callback, with `on_start` called once, before the first progress."""
+    started = False
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal started
+        if not started:
+            on_start()
+            started = True
+        report(progress)
+
+    return on_progress
+
+
 @contextmanager
 def reporting(on_start: Callable[[], None]) -> Iterator[OnProgress]:
     """Yields the callback that shows progress on standard error; `on_start` is called when the first comes."""
     show = _bar() if sys.stderr.isatty() else _lines()
     with show as report:
-        started = False
-
-        def on_progress(progress: Progress) -> None:
-            nonlocal started
-            if not started:
-                on_start()
-                started = True
-            report(progress)
-
-        yield on_progress
+        yield preceded(report, on_start)
 
 
 @contextmanager
