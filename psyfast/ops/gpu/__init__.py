@@ -1,0 +1,1 @@
+"""The operators on a GPU: torch's matrix products, and around them kernels of our own in Triton or in CUDA C++."""
