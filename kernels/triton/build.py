@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
 # Products and sums may be contracted to one operation: said at every launch, because Triton's default changes.
 FUSION = {"enable_fp_fusion": True}
 

@@ -241,6 +241,7 @@ def merged_kernel(
     BLOCKS: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
+    """ROWS rows, all of their blocks and slots at once."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = rows.to(tl.int64)
     block = tl.arange(0, BLOCKS)[None, :]
