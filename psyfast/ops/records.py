@@ -8,7 +8,7 @@ Every backend's operators take and return these; DESIGN's table of the five oper
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -177,7 +177,8 @@ class Pages:
     k, v: in the layout of the backend whose `attn_in` and `attention` share them. `reference`: [pages, slots a page,
     kv heads, head_dim] in the lane's operand type; `cpu`: see csrc/kv_pages.h. Tables are int64 tensors; page_index_P
     is each page's place in its path (its first position / slots a page). copy_runs_R4: the copies once more, as runs of
-    slots (page from, page to, first slot, slot after the last). rope_tables: angles, computed once a batch.
+    slots (page from, page to, first slot, slot after the last). rope_tables: angles, computed once a batch. derived: what
+    a backend computes from the tables once a batch, under its own keys.
     """
 
     k: Tensor
@@ -192,6 +193,7 @@ class Pages:
     copy_to: Tensor
     copy_runs_R4: Tensor
     rope_tables: RopeTables
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, rows_N: Tensor) -> Pages:
         """The same keys and values, queried by some tokens alone: rows_N, ascending indices into the batch's tokens."""
@@ -199,6 +201,7 @@ class Pages:
             self,
             positions_T=self.positions_T[rows_N],
             qo_indptr=torch.searchsorted(rows_N, self.qo_indptr).contiguous(),
+            derived={},
         )
 
 

@@ -7,7 +7,7 @@ feed-forward width, V vocabulary, P pages, R rotated pairs. All tensors are cont
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -72,6 +72,11 @@ class AttentionTiles:
     index_B: Tensor
     pages_BJ: Tensor
     block_rows_B2: Tensor
+
+    def to(self, device: torch.device) -> AttentionTiles:
+        """The same tiles on a device."""
+        names = ("rows_I2", "bounds_I4", "index_B", "pages_BJ", "block_rows_B2")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True)
