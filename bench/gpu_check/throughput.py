@@ -1,0 +1,126 @@
+"""How fast each kernel is on a model's shapes, beside others, and which share of the roofline that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from bench.gpu_check.attention_problems import Attention, caterpillar, segment
+from bench.gpu_check.comparing import largest_error
+from bench.gpu_check.contenders import others
+from bench.gpu_check.failures import kernel_errors, said
+from bench.gpu_check.head_problems import Head
+from bench.gpu_check.problems import AddRows, CopySlots, Gated, Heads, NormRows, Problem
+from bench.gpu_check.roofline import Limits
+from bench.gpu_check.timing import Clock, Timing, copies_beyond, timed
+from psyfast.model.traits import Traits
+from psyfast.ops.gpu.kernel_set import DeviceKernels, HeadsShape
+
+Row = dict[str, Any]
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A problem of a model's sizes, made anew for every set of inputs that rotates."""
+
+    operator: str
+    label: str
+    make: Callable[[], Problem]
+
+
+def timed_problems(
+    name: str, traits: Traits, dtype: torch.dtype, device: torch.device, *, tokens: int, rows: tuple[int, ...]
+) -> Iterator[Timed]:
+    """All kernels of a model: so many tokens, so many scored rows. The forest is a trunk with a branch every 16 tokens."""
+    D, F, E = traits.hidden_size, traits.intermediate_size, traits.head_dim
+    heads = HeadsShape(traits.num_heads, traits.num_kv_heads, E)
+    qk_norm = "head" if traits.qk_norm else "none"
+    for count in rows:
+        yield Timed(
+            "linear_nll",
+            f"{name}, {count} rows",
+            lambda n=count: Head.random(n, traits.vocab_size, D, dtype, device, num_options=4),
+        )
+    shape = (traits.num_heads, traits.num_kv_heads, E, dtype, device)
+    trunk = max(32, tokens * 16 // 20)
+    forests = {
+        f"one segment of {tokens}": [segment(tokens)],
+        f"16 segments of {max(1, tokens // 16)}": [segment(max(1, tokens // 16) - i % 2) for i in range(16)],
+        f"caterpillar, trunk {trunk}, 4 tokens every 16": [caterpillar(trunk, 16, 4)],
+    }
+    for label, requests in forests.items():
+        yield Timed("attention", f"{name}, {label}", lambda r=requests: Attention.random(r, *shape))
+    yield Timed("norm_rows", f"{name}, {tokens} tokens", lambda: NormRows.random(tokens, D, dtype, device))
+    yield Timed("heads", f"{name}, {tokens} tokens", lambda: Heads.random(tokens, heads, dtype, device, norm=qk_norm))
+    yield Timed("add_rows", f"{name}, {tokens} tokens", lambda: AddRows.random(tokens, D, device))
+    yield Timed("gated", f"{name}, {tokens} tokens", lambda: Gated.random(tokens, F, "silu", dtype, device))
+    yield Timed(
+        "copy_slots",
+        f"{name}, {max(1, tokens // 20)} runs",
+        lambda: CopySlots.random(max(1, tokens // 20), traits.num_kv_heads, E, dtype, device),
+    )
+
+
+def measure(
+    timed_problem: Timed,
+    backends: Mapping[str, DeviceKernels],
+    clock: Clock,
+    limits: Limits,
+    is_late: Callable[[], bool],
+    *,
+    l2_bytes: int,
+    seed: int,
+    rounds: int = ROUNDS,
+) -> Iterator[Row]:
+    """A row a contender: compared first, on the same inputs, with the truth; then timed in turn with all others."""
+    torch.manual_seed(seed)
+    first = timed_problem.make()
+    made = [first] + [timed_problem.make() for _ in range(copies_beyond(l2_bytes, first.work.num_bytes) - 1)]
+    truth = first.truth()
+    row = {"operator": timed_problem.operator, "case": timed_problem.label, "seed": seed}
+    bound_by, bound_s = limits.bound(first.work)
+    row |= {"bound_by": bound_by, "bound_s": bound_s, **asdict(first.work)}
+    calls: dict[str, list[Callable[[], object]]] = {}
+    errors: dict[str, Row] = {}
+    for name, kernels in backends.items():
+        try:
+            got = first.run(kernels)
+            errors[name] = {output: largest_error(got[output], truth[output]) for output in truth}
+            calls[name] = [problem.once(kernels) for problem in made]
+        except kernel_errors() as error:
+            yield {**row, "contender": name, "passed": False, "error": said(error)}
+    try:
+        per_problem = [others(problem) for problem in made]
+        for contender, *rest in zip(*per_problem, strict=True):
+            errors[contender.name] = {contender.output: largest_error(contender.call(), truth[contender.output])}
+            calls[contender.name] = [contender.call, *(other.call for other in rest)]
+    except kernel_errors() as error:
+        yield {**row, "contender": "others", "error": said(error)}
+    del truth
+    if not calls:
+        return
+    for name, timing in timed(calls, clock, rounds, is_late).items():
+        tiled = first.tiled_flop(backends[name]) if isinstance(first, Attention) and name in backends else None
+        yield {
+            **row,
+            "contender": name,
+            "ours": name in backends,
+            "errors": errors[name],
+            **rates(first, timing, bound_s),
+            "tiled_flop": tiled,
+        }
+
+
+def rates(problem: Problem, timing: Timing, bound_s: float) -> Row:
+    """What a time means."""
+    return {
+        "passed": True,
+        **asdict(timing),
+        "flop_per_s": problem.work.flop / timing.median_s,
+        "bytes_per_s": problem.work.num_bytes / timing.median_s,
+        "share_of_roofline": bound_s / timing.median_s,
+    }
