@@ -24,16 +24,17 @@ from psyfast.plan.flops import causal_pairs
 SCORES_ALIVE = 1 << 26  # of the dense truth: 512 MiB in fp64
 
 
-def segment(num_tokens: int) -> Request:
-    """One sequence without branches."""
-    return Request(np.arange(num_tokens + 1) % 977, np.array([num_tokens]))
+def segments(*lengths: int) -> list[Request]:
+    """Sequences without branches that share nothing: their first ids differ."""
+    return [Request(np.arange(n + 1) + 100_000 * (i + 1), np.array([n])) for i, n in enumerate(lengths)]
 
 
-def caterpillar(trunk: int, every: int, branch_tokens: int) -> Request:
+def caterpillar(trunk: int, every: int, branch_tokens: int, *, first_id: int = 0) -> Request:
     """A trunk with a branch of so many own tokens at every so many positions."""
-    tail = np.arange(branch_tokens + 1) + 1000
-    branches = tuple(Branch(at, tail + at, at, at + branch_tokens + 1) for at in range(every, trunk, every))
-    return Request(np.arange(trunk + 1) % 977, np.array([trunk]), branches)
+    ids = np.arange(trunk + 1) + first_id
+    tail = np.arange(branch_tokens + 1) + first_id + 50_000
+    branches = tuple(Branch(at, tail, at, at + branch_tokens + 1) for at in range(every, trunk, every))
+    return Request(ids, np.array([trunk]), branches)
 
 
 @dataclass(frozen=True)

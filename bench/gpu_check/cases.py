@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.gpu_check.attention_problems import Attention, caterpillar, segment
+from bench.gpu_check.attention_problems import Attention, caterpillar, segments
 from bench.gpu_check.head_problems import Head
 from bench.gpu_check.problems import AddRows, CopySlots, Gated, Heads, NormRows, Problem
 from psyfast.ops.gpu.kernel_set import HeadsShape
@@ -65,16 +65,13 @@ def _rows(dtype: torch.dtype) -> Iterator[Case]:
                 rows * hidden,
                 lambda d, r=rows, h=hidden, b=bias, n=norm: AddRows.random(r, h, d, bias=b, norm=n),
             )
-    for rows, head_dim, traits in _heads_traits():
-        num_heads, num_kv_heads = traits.pop("heads")
+    for rows, shape, traits in _heads_traits():
         said = " ".join(f"{key}={value}" for key, value in traits.items())
         yield Case(
             "heads",
-            f"{name} {rows} rows, {num_heads}/{num_kv_heads} of {head_dim} {said}".strip(),
-            rows * (num_heads + 2 * num_kv_heads) * head_dim,
-            lambda d, r=rows, s=HeadsShape(num_heads, num_kv_heads, head_dim), t=traits: Heads.random(
-                r, s, dtype, d, **t
-            ),
+            f"{name} {rows} rows, {shape.num_heads}/{shape.num_kv_heads} of {shape.head_dim} {said}".strip(),
+            rows * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim,
+            lambda d, r=rows, s=shape, t=traits: Heads.random(r, s, dtype, d, **t),
         )
     for runs, head_dim in ((0, 64), (1, 80), (37, 128), (5, 256)):
         yield Case(
@@ -85,25 +82,25 @@ def _rows(dtype: torch.dtype) -> Iterator[Case]:
         )
 
 
-def _heads_traits() -> Iterator[tuple[int, int, dict[str, object]]]:
+def _heads_traits() -> Iterator[tuple[int, HeadsShape, dict[str, object]]]:
     for rows, head_dim in zip((1, 7, 65, 129, 31), HEAD_DIMS, strict=True):
-        yield rows, head_dim, {"heads": (6, 2)}
-        yield rows, head_dim, {"heads": (4, 4), "norm": "head", "bias": True}
-        yield rows, head_dim, {"heads": (3, 1), "norm": "together"}
-        yield rows, head_dim, {"heads": (2, 1), "rotated_pairs": head_dim // 4}
-        yield rows, head_dim, {"heads": (2, 2), "rotated_pairs": 0, "bias": True}
-    yield 33, 64, {"heads": (6, 0), "norm": "head"}
-    yield 33, 64, {"heads": (0, 2), "bias": True}
-    yield 2049, 128, {"heads": (32, 8), "norm": "head"}
+        yield rows, HeadsShape(6, 2, head_dim), {}
+        yield rows, HeadsShape(4, 4, head_dim), {"norm": "head", "bias": True}
+        yield rows, HeadsShape(3, 1, head_dim), {"norm": "together"}
+        yield rows, HeadsShape(2, 1, head_dim), {"rotated_pairs": head_dim // 4}
+        yield rows, HeadsShape(2, 2, head_dim), {"rotated_pairs": 0, "bias": True}
+    yield 33, HeadsShape(6, 0, 64), {"norm": "head"}
+    yield 33, HeadsShape(0, 2, 64), {"bias": True}
+    yield 2049, HeadsShape(32, 8, 128), {"norm": "head"}
 
 
 def _attention(dtype: torch.dtype) -> Iterator[Case]:
     forests = {
-        "1 token": [segment(1)],
-        "63, 64, 65 tokens": [segment(63), segment(64), segment(65)],
-        "257 tokens": [segment(257)],
-        "caterpillar": [caterpillar(150, 13, 2), segment(3)],
-        "two caterpillars": [caterpillar(700, 9, 3), caterpillar(331, 50, 70)],
+        "1 token": segments(1),
+        "63, 64, 65 tokens": segments(63, 64, 65),
+        "257 tokens": segments(257),
+        "caterpillar": [caterpillar(150, 13, 2), *segments(3)],
+        "two caterpillars": [caterpillar(700, 9, 3), caterpillar(331, 50, 70, first_id=5000)],
     }
     plain = [(forest, {}) for forest in forests]
     traits = [
@@ -128,7 +125,7 @@ def _attention(dtype: torch.dtype) -> Iterator[Case]:
         "attention",
         f"{short(dtype)} 128 a segment of 8,193",
         4.0 * 128 * 8 * 8193.0**2,
-        lambda d: Attention.random([segment(8193)], 8, 1, 128, dtype, d),
+        lambda d: Attention.random(segments(8193), 8, 1, 128, dtype, d),
     )
 
 

@@ -34,7 +34,6 @@ def measure(
     linked = timed(
         {"link": [lambda: target[: len(host)].copy_(host, non_blocking=True)]}, clock, max(3, rounds // 4), is_late
     )["link"]
-    del source, target
     products = {side: _product(side, device, clock, rounds, is_late) for side in sides}
     return {
         "bytes_per_s": 2 * copy_bytes / copied.median_s,

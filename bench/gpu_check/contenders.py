@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,11 +21,12 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody else's way to the same result: `call` gives the tensor that is compared with the output `output`."""
+    """Somebody else's way to the same result: as_output(call()) is compared with the output `output`; `call` is timed."""
 
     name: str
     output: str
     call: Call
+    as_output: Callable[[Tensor], Tensor] = lambda result: result
 
 
 def others(problem: Problem) -> list[Contender]:
@@ -45,6 +47,10 @@ def others(problem: Problem) -> list[Contender]:
     if isinstance(problem, CopySlots):
         return []
     return [Contender("torch", "q", lambda: problem.run(IN_TORCH)["q"])]
+
+
+def _flat(out: Tensor) -> Tensor:
+    return out.flatten(1)
 
 
 def _torch_head(problem: Head) -> Contender:
@@ -72,54 +78,46 @@ def _liger_head(problem: Head) -> list[Contender]:
     return [Contender("Liger", "nll", call)]
 
 
-def _alone(problem: Attention) -> tuple[Tensor, Tensor] | None:
-    """K and V [T, K, E] of a problem that is one segment; None for a forest, which has no such form."""
-    if len(problem.tables.qo_indptr) != 2:
+def _equal_segments(problem: Attention) -> tuple[Tensor, Tensor] | None:
+    """K and V [segments, T, K, E] where all segments are roots of one length; None for a forest, which has no such form."""
+    tables = problem.tables
+    lengths = np.diff(tables.qo_indptr)
+    if len(set(lengths.tolist())) > 1 or len(tables.kv_indices) != tables.num_pages or problem.window is not None:
         return None
+    order = torch.from_numpy(tables.kv_indices).to(problem.k.device)
     k, v = (
-        pages[torch.from_numpy(problem.tables.kv_indices).to(pages.device)]
-        .transpose(1, 2)
-        .flatten(0, 1)[: problem.num_rows]
-        .contiguous()
+        pages[order].transpose(1, 2).reshape(len(lengths), -1, pages.shape[1], pages.shape[3])[:, : lengths[0]]
         for pages in (problem.k, problem.v)
     )
-    return k, v
+    return k.contiguous(), v.contiguous()
 
 
 def _torch_attention(problem: Attention) -> list[Contender]:
     """scaled_dot_product_attention, keys and values repeated for their heads outside of what is timed."""
-    found = _alone(problem)
+    found = _equal_segments(problem)
     if found is None:
         return []
     repeat = problem.q_THE.shape[1] // problem.k.shape[1]
-    k, v = (x.transpose(0, 1).repeat_interleave(repeat, 0)[None].contiguous() for x in found)
-    q = problem.q_THE.transpose(0, 1)[None].contiguous()
+    k, v = (x.transpose(1, 2).repeat_interleave(repeat, 1).contiguous() for x in found)
+    q = problem.q_THE.view(len(k), -1, *problem.q_THE.shape[1:]).transpose(1, 2).contiguous()
 
     def call() -> Tensor:
         out: Tensor = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=problem.scale)
-        return out[0].transpose(0, 1).flatten(1)
+        return out
 
-    return [Contender("torch", "o", call)]
+    def rows(out: Tensor) -> Tensor:
+        return out.transpose(1, 2).flatten(0, 1).flatten(1)
+
+    return [Contender("torch", "o", call, rows)]
 
 
 def _flashinfer(problem: Attention) -> list[Contender]:
-    """One segment: prefill over contiguous keys. A forest: prefill over pages, each branch with its path."""
+    """Prefill over pages, each branch with its whole path; its plan is made outside of what is timed, as our tiles are."""
     if find_spec("flashinfer") is None or problem.q_THE.dtype == torch.float32:
         return []
     import flashinfer
 
-    found, q = _alone(problem), problem.q_THE
-    if found is not None:
-        k, v = found
-        return [
-            Contender(
-                "FlashInfer",
-                "o",
-                lambda: flashinfer.single_prefill_with_kv_cache(q, k, v, causal=True, sm_scale=problem.scale).flatten(
-                    1
-                ),
-            )
-        ]
+    q = problem.q_THE
     tables = problem.tables
     workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
     wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, "HND")
@@ -141,4 +139,4 @@ def _flashinfer(problem: Attention) -> list[Contender]:
         sm_scale=problem.scale,
         q_data_type=q.dtype,
     )
-    return [Contender("FlashInfer", "o", lambda: wrapper.run(q, (problem.k, problem.v)).flatten(1))]
+    return [Contender("FlashInfer", "o", lambda: wrapper.run(q, (problem.k, problem.v)), _flat)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu_check.attention_problems import Attention, caterpillar, segment
+from bench.gpu_check.attention_problems import Attention, caterpillar, segments
 from bench.gpu_check.cases import short
 from bench.gpu_check.comparing import as_bits, same_bits
 from bench.gpu_check.failures import kernel_errors, said
@@ -24,7 +24,7 @@ RUNS = 20
 def problems(dtype: torch.dtype, device: torch.device, *, large: bool) -> dict[str, Problem]:
     """One of each kernel; large: enough tiles to fill a device, so that their order varies."""
     trunk, every, tail, rows, vocab, hidden = (3000, 7, 3, 1500, 32_003, 512) if large else (90, 20, 2, 21, 611, 48)
-    forest = [caterpillar(trunk, every, tail), segment(trunk // 3), segment(5)]
+    forest = [caterpillar(trunk, every, tail), *segments(trunk // 3, 5)]
     heads = (16, 4, 128) if large else (4, 2, 64)
     return {
         "norm_rows": NormRows.random(rows, hidden, dtype, device),

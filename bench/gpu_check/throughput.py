@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.gpu_check.attention_problems import Attention, caterpillar, segment
-from bench.gpu_check.comparing import largest_error
-from bench.gpu_check.contenders import others
+from bench.gpu_check.attention_problems import Attention, caterpillar, segments
+from bench.gpu_check.comparing import Results, Verdict, judge, largest, largest_error
+from bench.gpu_check.contenders import Contender, others
 from bench.gpu_check.failures import kernel_errors, said
 from bench.gpu_check.head_problems import Head
 from bench.gpu_check.problems import AddRows, CopySlots, Gated, Heads, NormRows, Problem
@@ -21,6 +22,7 @@ from psyfast.ops.gpu.kernel_set import DeviceKernels, HeadsShape
 
 Row = dict[str, Any]
 ROUNDS = 15
+CHECKED_ROWS = 96
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def timed_problems(
     shape = (traits.num_heads, traits.num_kv_heads, E, dtype, device)
     trunk = max(32, tokens * 16 // 20)
     forests = {
-        f"one segment of {tokens}": [segment(tokens)],
-        f"16 segments of {max(1, tokens // 16)}": [segment(max(1, tokens // 16) - i % 2) for i in range(16)],
+        f"one segment of {tokens}": segments(tokens),
+        f"16 segments of {max(1, tokens // 16)}": segments(*[max(1, tokens // 16)] * 16),
         f"caterpillar, trunk {trunk}, 4 tokens every 16": [caterpillar(trunk, 16, 4)],
     }
     for label, requests in forests.items():
@@ -80,45 +82,72 @@ def measure(
     torch.manual_seed(seed)
     first = timed_problem.make()
     made = [first] + [timed_problem.make() for _ in range(copies_beyond(l2_bytes, first.work.num_bytes) - 1)]
-    truth = first.truth()
-    row = {"operator": timed_problem.operator, "case": timed_problem.label, "seed": seed}
     bound_by, bound_s = limits.bound(first.work)
+    row = {"operator": timed_problem.operator, "case": timed_problem.label, "seed": seed}
     row |= {"bound_by": bound_by, "bound_s": bound_s, **asdict(first.work)}
+    sample = Sample.of(first)
     calls: dict[str, list[Callable[[], object]]] = {}
-    errors: dict[str, Row] = {}
+    found: dict[str, list[Verdict]] = {}
     for name, kernels in backends.items():
         try:
-            got = first.run(kernels)
-            errors[name] = {output: largest_error(got[output], truth[output]) for output in truth}
+            found[name] = sample.judge_own(first.run(kernels))
             calls[name] = [problem.once(kernels) for problem in made]
         except kernel_errors() as error:
-            yield {**row, "contender": name, "passed": False, "error": said(error)}
+            yield {**row, "contender": name, "ours": True, "passed": False, "error": said(error)}
     try:
-        per_problem = [others(problem) for problem in made]
-        for contender, *rest in zip(*per_problem, strict=True):
-            errors[contender.name] = {contender.output: largest_error(contender.call(), truth[contender.output])}
+        for contender, *rest in zip(*map(others, made), strict=True):
+            found[contender.name] = sample.judge_other(contender)
             calls[contender.name] = [contender.call, *(other.call for other in rest)]
     except kernel_errors() as error:
-        yield {**row, "contender": "others", "error": said(error)}
-    del truth
+        yield {**row, "contender": "others", "ours": False, "error": said(error)}
+    del sample
     if not calls:
         return
     for name, timing in timed(calls, clock, rounds, is_late).items():
-        tiled = first.tiled_flop(backends[name]) if isinstance(first, Attention) and name in backends else None
-        yield {
-            **row,
-            "contender": name,
-            "ours": name in backends,
-            "errors": errors[name],
-            **rates(first, timing, bound_s),
-            "tiled_flop": tiled,
-        }
+        ours = name in backends
+        result = {**row, "contender": name, "ours": ours, "errors": {v.output: v.error for v in found[name]}}
+        result["passed"] = all(verdict.passed for verdict in found[name])
+        if ours and isinstance(first, Attention):
+            result["tiled_flop"] = first.tiled_flop(backends[name])
+        yield {**result, **rates(first, timing, bound_s)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a problem (None: all of one that has no rows), with what is true of them."""
+
+    problem: Problem
+    rows: Tensor | None
+    truth: Results
+    of_torch: Results
+
+    @classmethod
+    def of(cls, problem: Problem) -> Sample:
+        """The first row, the last, and some between: the truth of all would take longer than everything else."""
+        if isinstance(problem, CopySlots):
+            return cls(problem, None, problem.truth(), problem.in_torch())
+        device = next(value.device for value in vars(problem).values() if isinstance(value, Tensor))
+        count = problem.num_rows
+        rows = torch.linspace(0, count - 1, min(count, CHECKED_ROWS)).long().unique().to(device)
+        some = problem.only(rows)
+        return cls(problem, rows, some.truth(), some.in_torch())
+
+    def judge_own(self, got: Results) -> list[Verdict]:
+        """A backend's results, all rows of them."""
+        of_rows = got if self.rows is None else self.problem.rows_of(got, self.rows)
+        return judge(of_rows, self.truth, self.of_torch, self.problem.floors(self.truth))
+
+    def judge_other(self, contender: Contender) -> list[Verdict]:
+        """Somebody else's result: its error, and whether it is of the same thing at all (5 % of the largest value)."""
+        truth = self.truth[contender.output]
+        got = contender.as_output(contender.call())
+        error, bound = largest_error(got if self.rows is None else got[self.rows], truth), 0.05 * largest(truth)
+        return [Verdict(contender.output, error <= bound, error, error, bound)]
 
 
 def rates(problem: Problem, timing: Timing, bound_s: float) -> Row:
     """What a time means."""
     return {
-        "passed": True,
         **asdict(timing),
         "flop_per_s": problem.work.flop / timing.median_s,
         "bytes_per_s": problem.work.num_bytes / timing.median_s,
