@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from bench.gpu_check.attention_problems import Attention
 from bench.gpu_check.head_problems import Head
-from bench.gpu_check.problems import IN_TORCH, AddRows, CopySlots, Gated, NormRows, Problem
+from bench.gpu_check.oracle import IN_TORCH
+from bench.gpu_check.problems import AddRows, CopySlots, Gated, NormRows, Problem
 from psyfast.ops.gpu.kernel_set import PAGE_SLOTS
 
 Call = Callable[[], Tensor]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bench.gpu_check import roofline
 from bench.gpu_check.comparing import Results, largest
-from bench.gpu_check.problems import EXACT, FP32_EPS, IN_TORCH
+from bench.gpu_check.oracle import EXACT, IN_TORCH
+from bench.gpu_check.problems import FP32_EPS
 from bench.gpu_check.roofline import Work
 from psyfast.ops.gpu.kernel_set import DeviceKernels, ScoreTensors
 

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from bench.gpu_check import roofline
 from bench.gpu_check.comparing import Results, largest
+from bench.gpu_check.oracle import EXACT, IN_TORCH
 from bench.gpu_check.roofline import Work
 from psyfast.ops.gpu.kernel_set import PAGE_SLOTS, DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
-from tests.ops.plain_kernels import PlainKernels
 
-EXACT = PlainKernels(compute=torch.float64)
-IN_TORCH = PlainKernels()
 FP32_EPS = torch.finfo(torch.float32).eps
 
 

@@ -347,9 +347,13 @@ FORBIDDEN = (
 )
 
 
-def test_nothing_beyond_torch_and_numpy_is_imported():
+def test_nothing_beyond_torch_and_numpy_is_imported_and_no_tests_of_others(tmp_path):
+    for name in ("tests", "bench"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('not ours')")
     code = f"""
 import sys
+sys.path.append({str(tmp_path)!r})
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {FORBIDDEN!r} or name == "psyfast._native":
