@@ -14,6 +14,12 @@ from psyfast.ops.gpu.kernel_set import HeadsShape
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 OPERATORS = ("norm_rows", "heads", "copy_slots", "add_rows", "gated", "attention", "linear_nll")
+GROUPS = (
+    *(f"linear_nll {dtype}" for dtype in ("bf16", "fp16", "fp32")),
+    *(f"attention {head_dim}" for head_dim in HEAD_DIMS),
+    "rows",
+    "heads",
+)
 LANES = (torch.bfloat16, torch.float32)
 
 
@@ -25,6 +31,15 @@ class Case:
     label: str
     cost: float
     make: Callable[[torch.device], Problem]
+
+    @property
+    def group(self) -> str:
+        """Cases of a group share a process: what must be compiled for them is divided so that no process has too much."""
+        words = self.label.split()
+        kind = {"attention": words[1], "linear_nll": words[0]}.get(self.operator)
+        if kind is not None:
+            return f"{self.operator} {kind}"
+        return "heads" if self.operator in ("heads", "copy_slots") else "rows"
 
 
 def all_cases() -> Iterator[Case]:

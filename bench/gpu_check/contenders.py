@@ -30,12 +30,15 @@ class Contender:
     as_output: Callable[[Tensor], Tensor] = lambda result: result
 
 
-def others(problem: Problem) -> list[Contender]:
-    """Those that know the problem and are installed."""
+NAMES = ("torch", "FlashInfer", "Liger")
+
+
+def others(problem: Problem, usable: tuple[str, ...] = NAMES) -> list[Contender]:
+    """Those among `usable` that know the problem and are installed; torch always is."""
     if isinstance(problem, Head):
-        return [_torch_head(problem), *_liger_head(problem)]
+        return [_torch_head(problem), *(_liger_head(problem) if "Liger" in usable else ())]
     if isinstance(problem, Attention):
-        return [*_torch_attention(problem), *_flashinfer(problem)]
+        return [*_torch_attention(problem), *(_flashinfer(problem) if "FlashInfer" in usable else ())]
     if isinstance(problem, NormRows) and problem.norm is not None:
         weight, eps = problem.norm.weight, problem.norm.eps
         x, width = problem.x_TD, (problem.x_TD.shape[1],)

@@ -138,7 +138,8 @@ class Head:
 
     def floors(self, truth: Results) -> dict[str, float]:
         """A few units in the last place of what is rounded: the result, and the terms whose sum a logit is."""
-        terms = self.y_ND.double().abs().nan_to_num(0, 0, 0) @ self.lm_head_VD.double().abs().nan_to_num(0, 0, 0).T
+        y, head = (operand.float().abs().nan_to_num(0, 0, 0) for operand in (self.y_ND, self.lm_head_VD))
+        terms = y @ head.T
         summed = largest(terms) * abs(self.scale)
         return {name: 4 * FP32_EPS * max(4.0, summed, largest(truth[name])) for name in VALUES}
 

@@ -22,7 +22,10 @@ GRACE_S = 12.0  # beyond a task's budget: to end the case at hand by itself
 
 @dataclass(frozen=True)
 class Task:
-    """A job for the worker. prefix: a program that runs it (a sanitizer); explain: reads what that wrote into the log."""
+    """A job for the worker. prefix: a program that runs it (a sanitizer); explain: reads what that wrote into the log.
+
+    ours=False: somebody else's code; that it dies is no failure of psyfast.
+    """
 
     part: str
     name: str
@@ -31,6 +34,7 @@ class Task:
     prefix: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     explain: Callable[[Outcome, Path], Outcome] | None = None
+    ours: bool = True
 
 
 @dataclass
@@ -104,7 +108,10 @@ class Runner:
         left = self.deadline - time.monotonic() - GRACE_S
         if left < 5.0:
             return self.add(Outcome(task.part, task.name, 0.0, note="left out: no time was left", skipped=True))
-        return self.add(run_task(task, self.folder / "tasks", min(task.budget_s, left)))
+        outcome = run_task(task, self.folder / "tasks", min(task.budget_s, left))
+        if not task.ours and outcome.error:
+            outcome.note, outcome.error, outcome.skipped = f"left out: {outcome.error}", None, True
+        return self.add(outcome)
 
     def run_together(self, tasks: Iterable[Task], width: int) -> list[Outcome]:
         """Several at a time, where nothing is timed."""
@@ -126,7 +133,7 @@ def run_task(task: Task, folder: Path, budget_s: float) -> Outcome:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **dict(task.environment)},
+            env={**os.environ, "TRITON_CACHE_DIR": str(folder / "triton"), **dict(task.environment)},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -74,11 +74,15 @@ def measure(
     limits: Limits,
     is_late: Callable[[], bool],
     *,
+    usable: tuple[str, ...],
     l2_bytes: int,
     seed: int,
     rounds: int = ROUNDS,
 ) -> Iterator[Row]:
-    """A row a contender: compared first, on the same inputs, with the truth; then timed in turn with all others."""
+    """A row a contender: compared first, on the same inputs, with the truth; then timed in turn with all others.
+
+    usable: names of those others that may be tried.
+    """
     torch.manual_seed(seed)
     first = timed_problem.make()
     made = [first] + [timed_problem.make() for _ in range(copies_beyond(l2_bytes, first.work.num_bytes) - 1)]
@@ -95,7 +99,7 @@ def measure(
         except kernel_errors() as error:
             yield {**row, "contender": name, "ours": True, "passed": False, "error": said(error)}
     try:
-        for contender, *rest in zip(*map(others, made), strict=True):
+        for contender, *rest in zip(*(others(problem, usable) for problem in made), strict=True):
             found[contender.name] = sample.judge_other(contender)
             calls[contender.name] = [contender.call, *(other.call for other in rest)]
     except kernel_errors() as error:

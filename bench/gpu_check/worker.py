@@ -19,7 +19,10 @@ import torch
 
 import psyfast
 from bench.gpu_check import ceilings, determinism, numerics, throughput
+from bench.gpu_check.attention_problems import Attention, caterpillar, segments
 from bench.gpu_check.cases import LANES, all_cases
+from bench.gpu_check.contenders import others
+from bench.gpu_check.head_problems import Head
 from bench.gpu_check.machine import GIB
 from bench.gpu_check.shapes import MODELS
 from bench.gpu_check.timing import CudaClock
@@ -56,7 +59,7 @@ def measured_ceilings(job: Job, device: torch.device, is_late: IsLate) -> Iterat
 
 def checked_numerics(job: Job, device: torch.device, is_late: IsLate) -> Iterator[Row]:
     """A row a case."""
-    cases = [case for case in all_cases() if case.operator in job["operators"]]
+    cases = [case for case in all_cases() if case.group == job["group"]]
     yield from numerics.check_cases(cases, kernels_of(job["backend"]), device, job["seed"], is_late)
 
 
@@ -92,6 +95,7 @@ def timed_kernels(job: Job, device: torch.device, is_late: IsLate) -> Iterator[R
     """A row a problem and contender."""
     limits = ceilings.limits_of(job["ceilings"], job["device"])
     backends = {name: kernels_of(name) for name in job["backends"]}
+    usable = tuple(job["others"])
     for name, traits in MODELS.items():
         for problem in throughput.timed_problems(
             name, traits, torch.bfloat16, device, tokens=job["num_tokens"], rows=(256, job["num_tokens"] // 4)
@@ -102,7 +106,14 @@ def timed_kernels(job: Job, device: torch.device, is_late: IsLate) -> Iterator[R
                 yield {"operator": problem.operator, "case": problem.label, "left_out": True}
                 continue
             yield from throughput.measure(
-                problem, backends, CudaClock(), limits, is_late, l2_bytes=job["l2_bytes"], seed=job["seed"]
+                problem,
+                backends,
+                CudaClock(),
+                limits,
+                is_late,
+                usable=usable,
+                l2_bytes=job["l2_bytes"],
+                seed=job["seed"],
             )
             torch.cuda.empty_cache()
 
@@ -119,10 +130,27 @@ def timed_engine(job: Job, device: torch.device, is_late: IsLate) -> Iterator[Ro
         device,
         operators,
         stream=None,
-        num_tokens=job["num_tokens"],
+        num_tokens=job["num_tokens"] * 3 // 2,
         seed=job["seed"],
     )
     yield from check.run(tuple(job["backends"]), job["ceilings"]["flop_per_s"], is_late)
+
+
+def warmed_others(job: Job, device: torch.device, is_late: IsLate) -> Iterator[Row]:
+    """A row for everybody else who is installed and runs: they may have to compile first, which takes its time."""
+    for traits in MODELS.values():
+        shape = (traits.num_heads, traits.num_kv_heads, traits.head_dim, torch.bfloat16, device)
+        for problem in (
+            Attention.random(segments(300), *shape),
+            Attention.random([caterpillar(300, 16, 4)], *shape),
+            Head.random(70, 1000, 256, torch.bfloat16, device),
+        ):
+            for contender in others(problem):
+                if is_late():
+                    return
+                contender.call()
+                torch.cuda.synchronize()
+                yield {"operator": problem.operator, "case": contender.name}
 
 
 PARTS: dict[str, Callable[[Job, torch.device, IsLate], Iterator[Row]]] = {
@@ -130,6 +158,7 @@ PARTS: dict[str, Callable[[Job, torch.device, IsLate], Iterator[Row]]] = {
     "numerics": checked_numerics,
     "determinism": checked_determinism,
     "sanitizer": sanitized,
+    "others": warmed_others,
     "throughput": timed_kernels,
     "engine": timed_engine,
 }

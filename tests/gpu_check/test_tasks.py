@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bench.gpu_check import __main__ as command
-from bench.gpu_check import building, machine, report, sanitizer, tasks, worker
+from bench.gpu_check import building, check, machine, report, sanitizer, tasks, worker
+from bench.gpu_check.cases import GROUPS, OPERATORS, all_cases
 from bench.gpu_check.tasks import Outcome, Runner, Task, run_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,10 +119,10 @@ def test_the_worker_writes_a_row_a_case(tmp_path, monkeypatch):
 
     monkeypatch.setattr(worker, "kernels_of", lambda backend: PlainKernels())
     monkeypatch.setattr(worker.psyfast, "__path__", [*worker.psyfast.__path__])
-    rows = rows_of_worker(tmp_path, part="numerics", backend="plain", operators=["gated", "copy_slots"])
-    assert {row["operator"] for row in rows} == {"gated", "copy_slots"}
+    rows = rows_of_worker(tmp_path, part="numerics", backend="plain", group="heads")
+    assert {row["operator"] for row in rows} == {"heads", "copy_slots"}
     assert all(row["passed"] for row in rows)
-    rows = rows_of_worker(tmp_path, part="numerics", backend="plain", operators=["gated"], budget_s=0.0)
+    rows = rows_of_worker(tmp_path, part="numerics", backend="plain", group="rows", budget_s=0.0)
     assert all(row["left_out"] for row in rows)
 
 
@@ -131,8 +132,8 @@ def test_json_has_neither_nan_nor_infinities():
 
 def finished(tmp_path):
     runner = Runner(tmp_path, time.monotonic() + 60, lambda line: None)
-    check = command.Check(runner, FOUND, seed=5)
-    check.ceilings = {"bytes_per_s": 3e12, "flop_per_s": 7e14, "link_bytes_per_s": 5.5e10}
+    checked = check.Check(runner, FOUND, seed=5)
+    checked.ceilings = {"bytes_per_s": 3e12, "flop_per_s": 7e14, "link_bytes_per_s": 5.5e10}
     timing = {"median_s": 1e-3, "spread": 0.1, "flop": 7e11, "flop_per_s": 7e14, "bytes_per_s": 1e12, "seed": 5}
     timing |= {"bound_by": "matrix", "share_of_roofline": 0.875, "errors": {"nll": 1e-6}, "passed": True}
     engine = {
@@ -160,7 +161,7 @@ def finished(tmp_path):
     runner.add(Outcome("build", "cuda", 0.0, note="only Triton is checked: no nvcc | at all", skipped=True))
     return {
         "command": "python3 -m bench.gpu_check", "commit": "abc", "started": "now", "seconds": 99.0, "seed": 5,
-        "machine": check.machine, "ceilings": check.ceilings, "notes": check.notes,
+        "machine": checked.machine, "ceilings": checked.ceilings, "notes": checked.notes,
         "outcomes": [outcome.to_dict() for outcome in runner.outcomes],
     }  # fmt: skip
 
@@ -186,10 +187,23 @@ def test_the_report_says_what_failed_what_was_left_out_and_how_fast_it_was(tmp_p
 
 def test_sizes_shrink_on_a_small_gpu(tmp_path):
     runner = Runner(tmp_path, time.monotonic() + 60, lambda line: None)
-    check = command.Check(runner, {**FOUND, "free_memory_bytes": 15 * 10**9}, seed=1)
-    assert check.num_tokens == 8192
-    assert "15 GB are free: sizes were shrunk, to 8,192 tokens" in check.notes
-    assert command.Check(runner, FOUND, seed=1).num_tokens == 16_384
+    checked = check.Check(runner, {**FOUND, "free_memory_bytes": 15 * 10**9}, seed=1)
+    assert checked.num_tokens == 8192
+    assert "15 GB are free: sizes were shrunk, to 8,192 tokens" in checked.notes
+    assert check.Check(runner, FOUND, seed=1).num_tokens == 16_384
+
+
+def test_every_case_is_in_a_group():
+    assert {case.group for case in all_cases()} == set(GROUPS)
+
+
+def test_somebody_elses_crash_is_no_failure(tmp_path):
+    runner = Runner(tmp_path, time.monotonic() + 60, lambda line: None)
+    body = """out.write('{"case": "torch"}\\n'); out.flush(); os.abort()"""
+    outcome = runner.run(Task("others", "x", 20.0, {}, fake_worker(tmp_path, body), ours=False))
+    assert not outcome.failed
+    assert outcome.note.startswith("left out: exit code -6")
+    assert outcome.rows == [{"case": "torch"}]
 
 
 class Recorder(Runner):
@@ -218,14 +232,23 @@ ALL = set(report.PARTS[2:])
 
 def test_without_nvcc_triton_alone_is_checked(tmp_path, without_tools):
     runner = Recorder(tmp_path)
-    command.Check(runner, FOUND, seed=1).run(ALL)
+    check.Check(runner, FOUND, seed=1).run(ALL)
     assert {task.job.get("backend", "triton") for task in runner.tasks} == {"triton"}
     assert runner.tasks[0].part == "ceilings"
-    assert {task.part for task in runner.tasks} == {"ceilings", "numerics", "determinism", "throughput", "engine"}
+    assert {task.part for task in runner.tasks} == {
+        "ceilings",
+        "others",
+        "numerics",
+        "determinism",
+        "throughput",
+        "engine",
+    }
     notes = [outcome.note for outcome in runner.outcomes if outcome.skipped]
     assert notes == ["only Triton is checked: no nvcc", "no compute-sanitizer in the CUDA toolkit here"]
-    operators = {name for task in runner.tasks if task.part == "numerics" for name in task.job["operators"]}
-    assert len(operators) == 7
+    assert {task.job["group"] for task in runner.tasks if task.part == "numerics"} == set(GROUPS)
+    operators = [name for task in runner.tasks if task.part == "throughput" for name in task.job["operators"]]
+    assert sorted(operators) == sorted(OPERATORS)
+    assert all(task.job["others"] == ["c"] for task in runner.tasks if task.part == "throughput")
 
 
 def test_everything_is_planned_where_everything_is_there_and_fits_into_eight_minutes(
@@ -235,7 +258,7 @@ def test_everything_is_planned_where_everything_is_there_and_fits_into_eight_min
     monkeypatch.setattr(building, "build", lambda *arguments: None)
     monkeypatch.setattr(machine, "tool", lambda name: f"/cuda/{name}")
     runner = Recorder(tmp_path)
-    command.Check(runner, FOUND, seed=1).run(ALL)
+    check.Check(runner, FOUND, seed=1).run(ALL)
     assert sum(task.part == "sanitizer" for task in runner.tasks) == 8
     assert {task.job["backend"] for task in runner.tasks if task.part == "numerics"} == {"triton", "cuda"}
     assert all(task.job["backends"] == ["triton", "cuda"] for task in runner.tasks if task.part == "engine")
@@ -245,7 +268,7 @@ def test_everything_is_planned_where_everything_is_there_and_fits_into_eight_min
 def test_with_neither_backend_the_check_fails(tmp_path, without_tools, monkeypatch):
     monkeypatch.setattr(machine, "why_no_triton", lambda: "Triton is not installed")
     runner = Recorder(tmp_path)
-    command.Check(runner, FOUND, seed=1).run(ALL)
+    check.Check(runner, FOUND, seed=1).run(ALL)
     assert [outcome.error for outcome in runner.outcomes if outcome.failed] == [
         "neither Triton nor psyfast._cuda is there: nothing to check"
     ]
@@ -255,15 +278,15 @@ def test_a_failed_build_fails_and_triton_goes_on(tmp_path, without_tools, monkey
     monkeypatch.setattr(machine, "why_no_cuda_build", lambda: None)
     monkeypatch.setattr(building, "build", lambda *arguments: "building psyfast._cuda failed: no such option")
     runner = Recorder(tmp_path)
-    command.Check(runner, FOUND, seed=1).run(ALL)
+    check.Check(runner, FOUND, seed=1).run(ALL)
     assert [(o.part, o.name) for o in runner.outcomes if o.failed] == [("build", "cuda")]
     assert {task.part for task in runner.tasks} >= {"numerics", "engine"}
 
 
 def test_without_ceilings_nothing_is_timed(tmp_path, without_tools):
     runner = Recorder(tmp_path, ceilings_fail=True)
-    command.Check(runner, FOUND, seed=1).run(ALL)
-    assert {task.part for task in runner.tasks} == {"ceilings", "numerics", "determinism"}
+    check.Check(runner, FOUND, seed=1).run(ALL)
+    assert {task.part for task in runner.tasks} == {"ceilings", "others", "numerics", "determinism"}
 
 
 @pytest.mark.parametrize(("capability", "name"), [((8, 0), "80"), ((8, 9), "89"), ((9, 0), "90a"), ((10, 0), "100a")])
@@ -366,3 +389,9 @@ print(len(plan_batch(transcripts(300, 99, 1)).batch.token_ids_T) > 200)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_without_torch_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert command.main([]) == 2
+    assert capsys.readouterr().out.startswith("torch is not installed for ")

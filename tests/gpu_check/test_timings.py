@@ -71,7 +71,9 @@ def test_every_kernel_is_compared_and_then_timed(traits):
     rows = [
         row
         for problem in throughput.timed_problems("tiny", tiny(traits), torch.bfloat16, CPU, tokens=200, rows=(5, 33))
-        for row in throughput.measure(problem, backends, WallClock(), LIMITS, never, l2_bytes=1 << 12, seed=1, rounds=2)
+        for row in throughput.measure(
+            problem, backends, WallClock(), LIMITS, never, usable=("torch",), l2_bytes=1 << 12, seed=1, rounds=2
+        )
     ]
     assert all(row["passed"] for row in rows), rows
     ours = [row for row in rows if row["ours"]]
@@ -103,7 +105,7 @@ def test_a_wrong_kernel_is_timed_and_said_to_be_wrong():
         if p.operator == "gated"
     )
     backends = {"wrong": Wrong(), "raises": Raises()}
-    rows = throughput.measure(problem, backends, WallClock(), LIMITS, never, l2_bytes=1, seed=1, rounds=1)
+    rows = throughput.measure(problem, backends, WallClock(), LIMITS, never, usable=(), l2_bytes=1, seed=1, rounds=1)
     by_name = {row["contender"]: row for row in rows}
     assert not by_name["wrong"]["passed"]
     assert "median_s" in by_name["wrong"]
