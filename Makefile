@@ -14,8 +14,10 @@ demo: $(VENV)/demo.stamp
 	@test -d $(DEMO)/data || $(BIN)/psyfast sample $(DEMO)/data
 	$(BIN)/psyfast score $(DEMO)/data --model smollm2-135m-instruct -o $(DEMO)/run
 
+# Triton's interpreter is chosen when a kernel module is imported: a process of its own.
 test: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/interpreted
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -61,6 +61,7 @@ CORE = {
     "kernels",
 }
 CORE_LIBRARIES = {"torch", "numpy"}
+KERNELS = PACKAGE.parent / "kernels" / "triton"  # imported as psyfast.kernels.triton, and by nothing but a GPU backend
 WITHOUT_TORCH = ("metrics", "report", "store", "cli")
 
 
@@ -123,6 +124,15 @@ def test_the_core_needs_torch_numpy_and_the_standard_library_alone(path, name):
     for imported in imports_of(path):
         root = imported.split(".")[0]
         assert root in CORE_LIBRARIES | {"psyfast"} | sys.stdlib_module_names, f"psyfast.{name} imports {root}"
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda path: path.stem)
+def test_triton_kernels_need_torch_triton_and_each_other_alone(path):
+    for imported in imports_of(path):
+        root = imported.split(".")[0]
+        assert root in {"torch", "triton"} | sys.stdlib_module_names or imported.startswith("psyfast.kernels."), (
+            imported
+        )
 
 
 @pytest.mark.parametrize(
