@@ -123,5 +123,8 @@ def test_sentences_of_the_page_have_the_formulas_numbers():
     assert round(100 * min(shares)) >= int(low)
     assert round(100 * max(shares)) <= int(high)
     assert roofline.attention_tile_intensity(128, 2) == roofline.product_tile_intensity(256, 256, 2)
+    fold = 2 * 128 * 256 / 16
+    shares = [product / (product + fold) for product in (2 * 128 * 256 * hidden / 4096 for hidden in (2048, 4096))]
+    assert "would leave {:.0%} and {:.0%}".format(*shares).replace("%", " %") in page
     logits = 8 * 1024 * QWEN3_8B.vocab_size / (2 * QWEN3_8B.vocab_size * QWEN3_8B.hidden_size)
     assert logits == 1.0  # "as much again as the head itself"
