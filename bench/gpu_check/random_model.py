@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from psyfast.model.traits import Traits
+from psyfast.ops.gpu.pinned import PinnedLayers
 from psyfast.ops.records import (
     AttentionParams,
     AttnInWeights,
@@ -104,6 +105,24 @@ class ResidentWeights:
     def head(self) -> HeadWeights:
         """As it is."""
         return self._model.head()
+
+
+class StreamedWeights(ResidentWeights):
+    """The same with layers in pinned host memory, which pass through two buffers on the device."""
+
+    def __init__(self, model: RandomModel, operators: Operators) -> None:
+        super().__init__(model, operators)
+        layers = [self._prepared[i % len(self._prepared)] for i in range(model.traits.num_layers)]
+        self._prepared = []
+        self._pinned = PinnedLayers(layers, model.device)
+
+    def layer(self, layer_idx: int) -> PreparedLayer:
+        """As prepared, on the device until the next is asked for."""
+        return self._pinned.layer(layer_idx)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._pinned.close()
 
 
 def transcripts(num_tokens: int, vocab_size: int, seed: int, *, trunk: int = 3000) -> list[Request]:

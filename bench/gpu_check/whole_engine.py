@@ -6,12 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from bench.gpu_check.failures import kernel_errors, said
-from bench.gpu_check.random_model import RandomModel, ResidentWeights, transcripts
+from bench.gpu_check.random_model import RandomModel, ResidentWeights, StreamedWeights, transcripts
 from psyfast.engine import Engine, WeightSource, model_shape
 from psyfast.model.traits import Traits
 from psyfast.ops.records import Lane
@@ -27,25 +27,14 @@ Resolve = Callable[[str, Lane], Operators]
 """Operators of a backend for a lane, on the device of the check."""
 
 
-class ClosableSource(WeightSource, Protocol):
-    """Streamed weights, which a thread or a stream brings."""
-
-    def close(self) -> None: ...
-
-
-Stream = Callable[[RandomModel, Operators], ClosableSource]
-"""A source that brings a random model's layers from (pinned) host memory, each when it is wanted."""
-
-
 @dataclass(frozen=True)
 class EngineCheck:
-    """What to run and on what. stream: None where weights are not streamed."""
+    """What to run and on what."""
 
     name: str
     traits: Traits
     device: torch.device
     resolve: Resolve
-    stream: Stream | None
     num_tokens: int
     seed: int
 
@@ -96,12 +85,10 @@ class EngineCheck:
             "weights": "resident",
             **self._speed(ResidentWeights(model, operators), operators, timed, flop_per_s, rounds),
         }
-        if self.stream is None:
-            return
         if is_late():
             yield {**row, "weights": "streamed", "left_out": True}
             return
-        source = self.stream(model, operators)
+        source = StreamedWeights(model, operators)
         try:
             same = torch.equal(
                 self._scores(source, operators, checked), self._nlls(model, row["contender"], Lane.BF16, checked)

@@ -129,7 +129,6 @@ def timed_engine(job: Job, device: torch.device, is_late: IsLate) -> Iterator[Ro
         MODELS[job["model"]],
         device,
         operators,
-        stream=None,
         num_tokens=job["num_tokens"] * 3 // 2,
         seed=job["seed"],
     )

@@ -1,6 +1,7 @@
 """gpu-check's tasks, report and command: what dies is written down, what has no time is said, and without a GPU it says so."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -197,6 +198,13 @@ def test_every_case_is_in_a_group():
     assert {case.group for case in all_cases()} == set(GROUPS)
 
 
+def test_the_page_has_the_number_of_cases_and_the_time():
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert f"| `numerics` | {len(list(all_cases()))} cases" in page
+    assert f"--minutes {command.parse([]).minutes}" in page
+    assert set(report.PARTS) == set(re.findall(r"^\| `(\w+)` \|", page.partition("## make gpu-check")[2], re.MULTILINE))
+
+
 def test_somebody_elses_crash_is_no_failure(tmp_path):
     runner = Runner(tmp_path, time.monotonic() + 60, lambda line: None)
     body = """out.write('{"case": "torch"}\\n'); out.flush(); os.abort()"""
@@ -339,8 +347,6 @@ def test_reasons_for_no_gpu(cuda, available, capability, wanted, monkeypatch):
     if wanted is None:
         assert said is None
     else:
-        import re
-
         assert re.match(wanted, said)
 
 

@@ -127,20 +127,23 @@ def engine_rows(backends, late=never):
     def operators(backend, lane):
         return resolve(backend, "cpu", lane)
 
-    check = EngineCheck("tiny", tiny(QWEN3_8B), CPU, operators, None, num_tokens=900, seed=torch.seed() % 2**31)
+    check = EngineCheck("tiny", tiny(QWEN3_8B), CPU, operators, num_tokens=900, seed=torch.seed() % 2**31)
     return list(check.run(backends, 1e10, late, rounds=2))
 
 
 def test_the_engine_is_compared_and_then_timed():
-    (row,) = engine_rows(("reference",))
+    row, streamed = engine_rows(("reference",))
+    assert (row["weights"], streamed["weights"]) == ("resident", "streamed")
     assert row["passed"]
+    assert streamed["passed"]
+    assert streamed["same_bits_as_resident"]
     assert 0 < row["nll_error_mean"] == row["reference_bf16_error_mean"]
     assert row["tok_per_s"] == pytest.approx(row["num_tokens"] / row["median_s"])
     assert row["share_of_matrix_rate"] == pytest.approx(row["flop_per_s"] / 1e10)
 
 
 def test_an_unknown_backend_fails_and_the_next_one_runs():
-    first, second = engine_rows(("fpga", "reference"))
+    first, second, _ = engine_rows(("fpga", "reference"))
     assert first["error"].startswith("BackendError: backend 'fpga'")
     assert second["passed"]
 
