@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,66 +23,117 @@ ALIGNMENT = 256  # bytes, as the device's allocator aligns
 NUM_BUFFERS = 2
 
 
+class Transfers(Protocol):
+    """Copies into numbered buffers, which may run while the caller goes on."""
+
+    def bring(self, buffer_idx: int, buffer: Tensor, block: Tensor) -> None:
+        """Copy a block once what the buffer was last used for is done."""
+        ...
+
+    def wait(self, buffer_idx: int) -> None:
+        """Work that is queued from now on finds the last copy there."""
+        ...
+
+    def done(self, buffer_idx: int) -> None:
+        """Work that was queued so far is what the buffer was used for."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until nothing is on its way."""
+        ...
+
+
+class CudaTransfers:
+    """On a stream of its own, ordered with the calling stream by two events a buffer. Made on the calling stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._arrived = [torch.cuda.Event() for _ in range(NUM_BUFFERS)]
+        self._done = [torch.cuda.Event() for _ in range(NUM_BUFFERS)]
+        # What had the buffers' memory before may still be at work.
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def bring(self, buffer_idx: int, buffer: Tensor, block: Tensor) -> None:
+        """Queue a copy."""
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._done[buffer_idx])
+            buffer[: len(block)].copy_(block, non_blocking=True)
+            self._arrived[buffer_idx].record(self._stream)
+
+    def wait(self, buffer_idx: int) -> None:
+        """The calling stream waits, the caller does not."""
+        torch.cuda.current_stream(self._device).wait_event(self._arrived[buffer_idx])
+
+    def done(self, buffer_idx: int) -> None:
+        """Marks the calling stream."""
+        self._done[buffer_idx].record(torch.cuda.current_stream(self._device))
+
+    def finish(self) -> None:
+        """The caller waits."""
+        self._stream.synchronize()
+
+
+class PlainTransfers:
+    """Copies at once, for devices without streams: there is nothing to wait for."""
+
+    def bring(self, buffer_idx: int, buffer: Tensor, block: Tensor) -> None:
+        """Copy."""
+        buffer[: len(block)].copy_(block)
+
+    def wait(self, buffer_idx: int) -> None:
+        """It is there."""
+
+    def done(self, buffer_idx: int) -> None:
+        """It is done."""
+
+    def finish(self) -> None:
+        """It is finished."""
+
+
 class PinnedLayers:
     """The layers of a model in order, as `layer(i)` of an engine's WeightSource; any order works, the next is the fastest.
 
-    layers: as the operators prepared them, on any device; the same record may stand for several. On a device other
-    than CUDA copies are made in place of transfers, with the same results.
+    layers: as the operators prepared them, on any device; the same record may stand for several. transfers: by default
+    those that the device has.
     """
 
-    def __init__(self, layers: Sequence[PreparedLayer], device: torch.device) -> None:
+    def __init__(
+        self, layers: Sequence[PreparedLayer], device: torch.device, transfers: Transfers | None = None
+    ) -> None:
         known = {id(layer): _Packed(layer, device) for layer in layers}
         self._layers = [known[id(layer)] for layer in layers]
-        self._device = device
         size = max((len(packed.block) for packed in self._layers), default=0)
         self._buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(NUM_BUFFERS)]
         self._holds: list[int | None] = [None] * NUM_BUFFERS
         self._in_use: int | None = None
-        on_device = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if on_device else None
-        self._arrived = [torch.cuda.Event() for _ in range(NUM_BUFFERS)] if on_device else []
-        self._done = [torch.cuda.Event() for _ in range(NUM_BUFFERS)] if on_device else []
-        if self._stream is not None:
-            # What had the buffers' memory before may still be at work.
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+        fitting = CudaTransfers(device) if device.type == "cuda" and transfers is None else PlainTransfers()
+        self._transfers: Transfers = transfers or fitting
 
     def layer(self, layer_idx: int) -> PreparedLayer:
         """One layer, in memory that holds until the next one is asked for; the one after it is on its way.
 
         The calling stream's work so far is what the last layer was used for.
         """
-        if self._in_use is not None and self._stream is not None:
-            self._done[self._in_use].record()
+        if self._in_use is not None:
+            self._transfers.done(self._in_use)
         if layer_idx not in self._holds:
-            self._bring(layer_idx, self._free_buffer())
-        buffer_idx = self._holds.index(layer_idx)
-        self._in_use = buffer_idx
+            self._bring(layer_idx)
+        self._in_use = self._holds.index(layer_idx)
         following = (layer_idx + 1) % len(self._layers)
         if following not in self._holds:
-            self._bring(following, self._free_buffer())
-        if self._stream is not None:
-            torch.cuda.current_stream(self._device).wait_event(self._arrived[buffer_idx])
-        return self._layers[layer_idx].on_device(self._buffers[buffer_idx])
+            self._bring(following)
+        self._transfers.wait(self._in_use)
+        return self._layers[layer_idx].on_device(self._buffers[self._in_use])
 
     def close(self) -> None:
         """Wait for what is on its way and let go of the memory."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        self._transfers.finish()
         self._layers, self._buffers, self._holds = [], [], []
 
-    def _free_buffer(self) -> int:
-        """The buffer that is not in use."""
-        return 0 if self._in_use is None else (self._in_use + 1) % NUM_BUFFERS
-
-    def _bring(self, layer_idx: int, buffer_idx: int) -> None:
-        block, buffer = self._layers[layer_idx].block, self._buffers[buffer_idx]
-        if self._stream is None:
-            buffer[: len(block)].copy_(block)
-        else:
-            with torch.cuda.stream(self._stream):
-                self._stream.wait_event(self._done[buffer_idx])
-                buffer[: len(block)].copy_(block, non_blocking=True)
-                self._arrived[buffer_idx].record(self._stream)
+    def _bring(self, layer_idx: int) -> None:
+        """Into the buffer that is not in use."""
+        buffer_idx = 0 if self._in_use is None else (self._in_use + 1) % NUM_BUFFERS
+        self._transfers.bring(buffer_idx, self._buffers[buffer_idx], self._layers[layer_idx].block)
         self._holds[buffer_idx] = layer_idx
 
 

@@ -83,3 +83,78 @@ def test_matrices_pass_through_two_buffers_and_what_is_small_stays():
         assert all(tensor.data_ptr() % 8 == 0 for tensor in tensors(found))
         places.add(found.mlp.gate_up_proj.untyped_storage().data_ptr())
     assert len(places) == NUM_BUFFERS
+
+
+class LateTransfers:
+    """A device that copies as late as it may and works through what was queued as late as it may.
+
+    A copy happens when somebody waits for it, and not before the work that the buffer was used for is done; a use looks
+    at its layer when it must be done, at the latest possible moment, so that a buffer written too early shows.
+    """
+
+    def __init__(self):
+        self.pending, self.uses, self.marked = {}, [], {}
+
+    def bring(self, buffer_idx, buffer, block):
+        assert buffer_idx not in self.pending or self.pending[buffer_idx] is None, (
+            "a copy before the last was waited for"
+        )
+        self.pending[buffer_idx] = (buffer, block, self.marked.get(buffer_idx, 0))
+
+    def wait(self, buffer_idx):
+        copy = self.pending.get(buffer_idx)
+        if copy is not None:
+            buffer, block, uses_before = copy
+            self.work_off(uses_before)
+            buffer[: len(block)].copy_(block)
+            self.pending[buffer_idx] = None
+
+    def done(self, buffer_idx):
+        self.marked[buffer_idx] = len(self.uses)
+
+    def finish(self):
+        self.work_off(len(self.uses))
+
+    def use(self, found, wanted):
+        self.uses.append((found, wanted))
+
+    def work_off(self, count):
+        for i, use in enumerate(self.uses[:count]):
+            if use is not None:
+                assert same(*use), f"use {i} found another layer"
+                self.uses[i] = None
+
+
+def run_late(source_type, num_layers=4, batches=3):
+    layers, device = [layer(11 + i) for i in range(num_layers)], LateTransfers()
+    source = source_type(layers, CPU, device)
+    for idx in list(range(num_layers)) * batches:
+        device.use(source.layer(idx), layers[idx])
+    source.close()
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 5])
+def test_no_copy_overtakes_the_work_and_no_work_the_copy(num_layers):
+    run_late(PinnedLayers, num_layers)
+
+
+class NeverWaits(PinnedLayers):
+    def layer(self, layer_idx):
+        wait, self._transfers.wait = self._transfers.wait, lambda buffer_idx: None
+        found = super().layer(layer_idx)
+        self._transfers.wait = wait
+        return found
+
+
+class NeverSaysDone(PinnedLayers):
+    def layer(self, layer_idx):
+        done, self._transfers.done = self._transfers.done, lambda buffer_idx: None
+        found = super().layer(layer_idx)
+        self._transfers.done = done
+        return found
+
+
+@pytest.mark.parametrize("broken", [NeverWaits, NeverSaysDone])
+def test_a_missing_event_shows(broken):
+    with pytest.raises(AssertionError, match=r"a copy before the last|found another layer"):
+        run_late(broken)
