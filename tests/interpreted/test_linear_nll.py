@@ -5,6 +5,7 @@ Every generation's tiles are run: 80 loads by pointers, 90 by descriptors, 100 t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -111,7 +112,7 @@ def test_shapes(capability: int, dtype: torch.dtype, num_rows: int, vocab: int, 
 
 
 def test_large_vocabulary() -> None:
-    check_against_truth(make_call(9, 151_936, 16, 4, torch.bfloat16), 90)
+    check_against_truth(make_call(9, 151_669, 16, 4, torch.bfloat16), 90)
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [*KINDS, (100, torch.float16)])
@@ -154,7 +155,7 @@ def test_ties_go_to_the_lowest_id(capability: int, dtype: torch.dtype) -> None:
     call.lm_head[same[1:]] = call.lm_head[5].clone()
     tied = [replace(call, target=torch.full((8,), token)) for token in same]
     ranks = [run(one, capability).rank_N for one in tied]
-    for before, after in zip(ranks, ranks[1:], strict=False):
+    for before, after in itertools.pairwise(ranks):
         assert torch.equal(after, before + 1)
     call = replace(tied[-1], lm_head=call.lm_head[:1].repeat(2300, 1))
     scores = run(call, capability)
@@ -182,9 +183,9 @@ def test_the_target_has_one_logit(capability: int, dtype: torch.dtype, soft_cap:
 
 @pytest.mark.parametrize(("capability", "dtype"), [*KINDS, (100, torch.bfloat16)])
 def test_bits_do_not_depend_on_company_order_or_programs(capability: int, dtype: torch.dtype) -> None:
-    num_rows, vocab = (
-        (150, 2200) if dtype != torch.float32 else (70, 1100)
-    )  # its tiles are small: the interpreter is slow
+    num_rows, vocab = 150, 2200
+    if dtype == torch.float32:  # small tiles, so many steps of the interpreter
+        num_rows, vocab = 70, 1100
     call = make_call(num_rows, vocab, 80, 3, dtype, soft_cap=20.0)
     whole = run(call, capability)
     for programs in (1, 100):
@@ -192,9 +193,9 @@ def test_bits_do_not_depend_on_company_order_or_programs(capability: int, dtype:
     order = torch.randperm(num_rows)
     for part in (order, order[:1], order[3:-9], order[::2]):
         assert same_bits(rows_of(whole, part), run(call.rows(part), capability)), part
-    # The comparison can fail: one unit in the last place of one operand.
+    # The comparison can fail: one element of one row.
     changed = call.y.clone()
-    changed[7, 0] = torch.nextafter(changed[7, 0], changed[7, 0] + 1)
+    changed[7, 0] += 0.25
     assert not same_bits(whole, run(replace(call, y=changed), capability))
 
 
@@ -250,7 +251,10 @@ def test_minus_infinite_logits_count_as_impossible(capability: int, dtype: torch
     assert (impossible.nll_N == math.inf).all()
     assert (impossible.rank_N == 1200).all()
     call.lm_head[:] = call.lm_head[0].clone()
-    assert run(call, capability).nll_N.isnan().all()
+    nothing = run(call, capability)
+    assert nothing.nll_N.isnan().all()
+    assert nothing.entropy_N.isnan().all()
+    assert nothing.argmax_N.tolist() == nothing.rank_N.tolist() == [-1] * 9
 
 
 @pytest.mark.parametrize("largest", [0.0, 1.0, 60.0, 3000.0])
