@@ -26,6 +26,8 @@ ALL_TYPES = [torch.bfloat16, torch.float16, torch.float32]
 KINDS = [(90, torch.bfloat16), (80, torch.float32)]
 ALL_KINDS = [(c, t) for c in (80, 90, 100) for t in ALL_TYPES if c == 80 or t != torch.float32]  # fp32 has one size
 
+MIXED_KINDS = [(80, torch.bfloat16), (90, torch.float16), (100, torch.bfloat16), (80, torch.float32)]
+
 
 @dataclass(frozen=True)
 class Call:
@@ -112,7 +114,7 @@ def test_shapes(capability: int, dtype: torch.dtype, num_rows: int, vocab: int, 
 
 
 def test_large_vocabulary() -> None:
-    check_against_truth(make_call(9, 151_669, 16, 4, torch.bfloat16), 90)
+    check_against_truth(make_call(9, 70_001, 16, 4, torch.bfloat16), 90)
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [*KINDS, (100, torch.float16)])
@@ -133,7 +135,7 @@ def test_traits(capability: int, dtype: torch.dtype, traits: dict[str, float]) -
     check_against_truth(make_call(20, 333, 40, 4, dtype, **traits), capability)
 
 
-@pytest.mark.parametrize(("capability", "dtype"), ALL_KINDS)
+@pytest.mark.parametrize(("capability", "dtype"), MIXED_KINDS)
 def test_ids_are_exact_where_logits_are(capability: int, dtype: torch.dtype) -> None:
     """Small integers: every sum is exact in any order, so rank and arg max must agree to the last tie."""
     call = make_call(50, 1500, 24, 3, dtype)
@@ -148,7 +150,7 @@ def test_ids_are_exact_where_logits_are(capability: int, dtype: torch.dtype) -> 
     assert (truth.rank_N > 0).any()
 
 
-@pytest.mark.parametrize(("capability", "dtype"), ALL_KINDS)
+@pytest.mark.parametrize(("capability", "dtype"), MIXED_KINDS)
 def test_ties_go_to_the_lowest_id(capability: int, dtype: torch.dtype) -> None:
     call = make_call(8, 2300, 40, 0, dtype)
     same = [5, 300, 700, 2049, 2299]
@@ -165,7 +167,7 @@ def test_ties_go_to_the_lowest_id(capability: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(scores.entropy_N, torch.full((8,), math.log(2300)), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("capability", "dtype"), ALL_KINDS)
+@pytest.mark.parametrize(("capability", "dtype"), MIXED_KINDS)
 @pytest.mark.parametrize("soft_cap", [None, 5.0])
 def test_the_target_has_one_logit(capability: int, dtype: torch.dtype, soft_cap: float | None) -> None:
     """The two products must agree to the bit: else the most probable token would be ahead of itself."""
@@ -183,9 +185,7 @@ def test_the_target_has_one_logit(capability: int, dtype: torch.dtype, soft_cap:
 
 @pytest.mark.parametrize(("capability", "dtype"), [*KINDS, (100, torch.bfloat16)])
 def test_bits_do_not_depend_on_company_order_or_programs(capability: int, dtype: torch.dtype) -> None:
-    num_rows, vocab = 150, 2200
-    if dtype == torch.float32:  # small tiles, so many steps of the interpreter
-        num_rows, vocab = 70, 1100
+    num_rows, vocab = (135 if dtype != torch.float32 else 70), 1100
     call = make_call(num_rows, vocab, 80, 3, dtype, soft_cap=20.0)
     whole = run(call, capability)
     for programs in (1, 100):
