@@ -19,8 +19,22 @@ ROOT = Path(__file__).resolve().parents[2]
 @cache
 def _build(build_dir: Path) -> str:
     """Builds, once and then incrementally; returns what went wrong, or nothing."""
-    configure = ["cmake", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja", "-DPSY_CUDA_EMULATED=ON", "-DPSY_PYTHON=OFF"]
-    configure += ["-DPSY_WERROR=ON", f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    configure = [
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(build_dir),
+        "-G",
+        "Ninja",
+        "-DPSY_CUDA_EMULATED=ON",
+        "-DPSY_PYTHON=OFF",
+    ]
+    configure += [
+        "-DPSY_WERROR=ON",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]
     for command in (configure, ["cmake", "--build", str(build_dir), "--target", "_cuda_emulated"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -1,0 +1,127 @@
+"""The CUDA kernels, compiled for the CPU from their own sources: against fp64, bit against bit, and bad arguments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_builds import emulated_module
+
+from bench.gpu_check import determinism, numerics
+from bench.gpu_check.cases import Case, all_cases
+from psyfast.errors import BackendError
+from psyfast.ops.gpu.cuda_kernels import CudaKernels
+from psyfast.ops.gpu.kernel_set import DeviceNorm, HeadsShape, HeadsTraits
+from tests.ops.attention_cases import check_attention, forest, make_case, rows_by_sequence, tiles_of_case
+
+CPU = torch.device("cpu")
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+DEAREST = {"attention": 4e7, "linear_nll": 4e6}
+OPERATORS = ["norm_rows", "heads", "copy_slots", "add_rows", "gated", "attention", "linear_nll"]
+
+
+@pytest.fixture(scope="module")
+def kernels() -> CudaKernels:
+    return CudaKernels(emulated_module())
+
+
+@pytest.fixture(autouse=True)
+def fresh_seed() -> None:
+    print("torch seed", torch.seed())  # shown when a test fails
+
+
+def affordable(operator: str) -> list[Case]:
+    return [case for case in all_cases() if case.operator == operator and case.cost < DEAREST.get(operator, 2e5)]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_gpu_checks_cases_pass(kernels: CudaKernels, operator: str) -> None:
+    """The cases that a GPU will be given, those of them that a CPU can afford."""
+    cases = affordable(operator)
+    rows = list(numerics.check_cases(cases, kernels, CPU, torch.seed() % 2**31, lambda: False))
+    assert len(rows) >= 6
+    assert [row for row in rows if not row["passed"]] == []
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_are_kept_alone_in_company_and_among_ties(kernels: CudaKernels, dtype: torch.dtype) -> None:
+    made = determinism.problems(dtype, CPU, large=False)
+    rows = list(determinism.check_determinism(made, kernels, lambda: False, runs=2))
+    assert len(rows) > 10
+    assert [row["case"] for row in rows if not row["passed"]] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_order_of_blocks_warps_and_lanes_changes_no_bit(kernels: CudaKernels, dtype: torch.dtype) -> None:
+    module = emulated_module()
+    made = determinism.problems(dtype, CPU, large=False)
+    found = []
+    for seed in (0, 1, 2):
+        module.set_seed(seed)
+        found.append({name: problem.run(kernels) for name, problem in made.items()})
+    module.set_seed(0)
+    for name in made:
+        for other in found[1:]:
+            assert determinism.same_bits(found[0][name], other[name]), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_attention_over_a_forest(kernels: CudaKernels, dtype: torch.dtype, head_dim: int) -> None:
+    check_attention(kernels, make_case(forest(head_dim, (67, 130)), 2, 1, head_dim, dtype, seed=head_dim))
+
+
+@pytest.mark.parametrize("window", [1, 40, 64, 65, 1000])
+def test_windows(kernels: CudaKernels, window: int) -> None:
+    for dtype in (torch.bfloat16, torch.float32):
+        check_attention(kernels, make_case(forest(2), 3, 1, 64, dtype), window=window)
+
+
+def test_soft_cap_and_sinks(kernels: CudaKernels) -> None:
+    for dtype in (torch.bfloat16, torch.float32):
+        case = make_case(forest(3), 2, 1, 64, dtype)
+        check_attention(kernels, case, soft_cap=5.0)
+        check_attention(kernels, case, sinks_H=torch.tensor([3.0, -2.0]))
+        check_attention(kernels, case, soft_cap=2.0, window=50, sinks_H=torch.tensor([-4.0, 9.0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"window": 33}, {"soft_cap": 4.0}], ids=str)
+def test_a_rows_bits_do_not_depend_on_company_sharing_or_order(kernels, dtype, options) -> None:
+    alone, others = rows_by_sequence(kernels, dtype, options)
+    assert not torch.equal(alone[0], alone[1])
+    for company in others:
+        for i, row in company.items():
+            assert torch.equal(row, alone[i]), i
+
+
+def test_a_head_size_without_a_kernel_is_refused(kernels: CudaKernels) -> None:
+    with pytest.raises(BackendError, match="heads of 72, expected one of 64, 80"):
+        kernels.tile_shape(72, torch.bfloat16)
+
+
+def test_what_the_bindings_refuse(kernels: CudaKernels) -> None:
+    """Nothing is launched with a size or an address that cannot be meant."""
+    x = torch.randn(3, 8)
+    with pytest.raises(BackendError, match="activation is 'relu'"):
+        kernels.gated(x, "relu", torch.bfloat16)
+    with pytest.raises(BackendError, match="width is 0"):
+        kernels.norm_rows(torch.empty(3, 0), None, torch.float32)
+    with pytest.raises(BackendError, match="num_pairs is 5, expected 0 to 4"):
+        angles = torch.ones(9, 5)
+        traits = HeadsTraits(None, None, None, norm_heads_together=False)
+        kernels.heads(
+            x, HeadsShape(1, 0, 8), traits, (angles, angles), torch.zeros(3).long(), None, None, torch.float32
+        )
+    with pytest.raises(BackendError, match="slots is null"):
+        traits = HeadsTraits(None, DeviceNorm(torch.ones(4), 1e-6, False), None, norm_heads_together=False)
+        kernels.heads(
+            x[:, :4].contiguous(), HeadsShape(0, 1, 2), traits, None, torch.zeros(3).long(), None, None, torch.float32
+        )
+    case = make_case(forest(4), 2, 1, 64, torch.float16)
+    tiles = tiles_of_case(kernels, case, None)
+    options = {"window": None, "soft_cap": None, "sinks_H": None}
+    with pytest.raises(BackendError, match="scale must be positive"):
+        kernels.attention(case.q_THE, case.kv_PKSE, case.positions_T, tiles, scale=-1.0, **options)
+    with pytest.raises(BackendError, match="num_slots is 66, expected 1 to 65"):
+        ids = torch.zeros(3, 65, dtype=torch.int64)
+        kernels.linear_nll(x, torch.randn(5, 8), ids[:, 0].contiguous(), ids, scale=1.0, soft_cap=None)
