@@ -35,7 +35,7 @@ def _inverse(row, bias, column, kept, eps, HAS_BIAS: tl.constexpr, width: tl.con
     return tl.rsqrt(tl.sum(x * x, 1) / width + eps)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def together_kernel(
     qkv,  # [T, (H + 2K) · E] fp32
     bias,  # [(H + 2K) · E] fp32
@@ -110,7 +110,7 @@ def _store_part(
         tl.store(v_pages + at, value, mask=mask & of_v[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def heads_kernel(
     qkv,  # [T, (H + 2K), E] fp32
     bias,  # [(H + 2K) · E] fp32

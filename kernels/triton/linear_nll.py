@@ -14,6 +14,8 @@ both, and so have equal rows of W: ties are seen as ties. A row's bits hang on i
 Base 2: L = log2 e, m = max z · L, d = z · L − m (one fused operation), S = Σ 2^d, T = Σ 2^d d. Then with all blocks at one m
     nll = ln 2 · (log2 S + m − z[target] · L)       H = ln 2 · (log2 S − T / S)
 A NaN or +inf among the logits makes S NaN, and only they do; −inf adds nothing.
+
+Sizes that change with the batch are not specialised: no batch waits for a compilation, and 1 stays a number.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def head_tiles(capability: int, dtype: torch.dtype) -> HeadTiles:
     if dtype == torch.float32:  # FMA units: operands and sums all in registers
         return HeadTiles(64, 64, 32, num_warps=4, num_stages=2, gathered_rows=16)
     if capability >= 120:  # 99 KiB of shared memory
-        return HeadTiles(128, 128, 64, num_warps=8, num_stages=2, gathered_rows=64, descriptors=True)
+        return HeadTiles(128, 128, 64, num_warps=8, num_stages=3, gathered_rows=64, descriptors=True)
     if capability >= 100:
         return HeadTiles(128, 256, 64, num_warps=8, num_stages=4, gathered_rows=64, descriptors=True, halves=True)
     if capability >= 90:
@@ -78,7 +80,7 @@ def _logit(product, scale, soft_cap, HAS_SCALE: tl.constexpr, HAS_CAP: tl.conste
     return z
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "slots"])
 def gathered_kernel(
     y,  # [N, D]
     w,  # [V, D]
@@ -140,7 +142,7 @@ def _fold(z, start, V, target, target_z, m, s, t, largest, first, ahead):
     return new_m, s, t, tl.maximum(largest, tile_largest), first, ahead
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "V", "slots"])
 def partials_kernel(
     y,  # [N, D], or its descriptor
     w,  # [V, D], or its descriptor
@@ -224,7 +226,7 @@ def partials_kernel(
         tl.store(counts + plane + at, ahead, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "blocks", "slots"])
 def merged_kernel(
     ids,  # [N, slots]
     logits,  # [N, slots]

@@ -60,7 +60,7 @@ def _normed(x, weight, at, mask, eps, width, UNIT_OFFSET: tl.constexpr):
     return x * inverse[:, None] * w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def norm_kernel(
     x,  # [T, D] fp32
     y,  # [T, D], the operand type
@@ -84,7 +84,7 @@ def norm_kernel(
     tl.store(y + at, value.to(y.dtype.element_ty), mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def add_kernel(
     x,  # [T, D] fp32, changed in place
     y,  # [T, D] fp32
@@ -112,7 +112,7 @@ def add_kernel(
     tl.store(x + at, tl.load(x + at, mask=kept, other=0.0) + value, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def gated_kernel(
     gate_up,  # [T, 2F] fp32, gate first
     h,  # [T, F], the operand type

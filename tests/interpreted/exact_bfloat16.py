@@ -114,8 +114,19 @@ def _checked_reduction(original: Any) -> Any:
     return apply
 
 
+def _loop_bounds_as_numbers(original: Any) -> Any:
+    """Triton 3.6 makes a Python number of an array of one element, which NumPy 2.4 has given up."""
+
+    def patch(tensor: Any, scope: Any) -> None:
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    return patch
+
+
 def install() -> None:
     """Makes the interpreter of this process exact; to be called before the first launch, once."""
     assert type(interpreter.interpreter_builder) is InterpreterBuilder
     interpreter.interpreter_builder.__class__ = ExactBuilder
     ReduceScanOpInterface.apply = _checked_reduction(ReduceScanOpInterface.apply)
+    interpreter._patch_lang_tensor = _loop_bounds_as_numbers(interpreter._patch_lang_tensor)

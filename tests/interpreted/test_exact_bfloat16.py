@@ -37,9 +37,9 @@ def arithmetic_kernel(source, result, OPERATION: tl.constexpr, SIZE: tl.constexp
     elif OPERATION == "negate":
         x = -x
     elif OPERATION == "compare":
-        x = tl.where(x > 0.0, x, x)
+        x = tl.where(x > 0.5, x, x - x)
     elif OPERATION == "maximum":
-        x = tl.maximum(x, x)
+        x = tl.maximum(x, -x)
     elif OPERATION == "sum":
         x = x + tl.sum(x, 0)
     elif OPERATION == "abs":
@@ -47,6 +47,12 @@ def arithmetic_kernel(source, result, OPERATION: tl.constexpr, SIZE: tl.constexp
     elif OPERATION == "fma":
         x = tl.fma(x, x, x)
     tl.store(result + at, x)
+
+
+@triton.jit
+def selection_kernel(source, result, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    tl.store(result + at, tl.where(at % 2 == 0, tl.load(source + at), tl.load(source)))
 
 
 def cast(source: Tensor, dtype: torch.dtype) -> Tensor:
@@ -110,11 +116,16 @@ def test_a_tf32_dot_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "operation",
-    ["add", "multiply by a number", "negate", "compare", "maximum", "sum", "abs", "fma"],
+    "operation", ["add", "multiply by a number", "negate", "compare", "maximum", "sum", "abs", "fma"]
 )
 def test_other_arithmetic_on_bf16_raises(operation: str) -> None:
     source, result = torch.rand(16).bfloat16(), torch.empty(16).bfloat16()
     arithmetic_kernel[(1,)](source.float(), torch.empty(16), operation, 16)
     with pytest.raises(interpreter.InterpreterError, match="bf16"):
         arithmetic_kernel[(1,)](source, result, operation, 16)
+
+
+def test_a_selection_moves_bits() -> None:
+    source, result = torch.randn(16).bfloat16(), torch.empty(16).bfloat16()
+    selection_kernel[(1,)](source, result, 16)
+    assert same_bits(result, torch.where(torch.arange(16) % 2 == 0, source, source[:1]))
