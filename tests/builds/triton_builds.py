@@ -35,6 +35,12 @@ def jobs() -> list[tuple[str, int, str]]:
     return [(module, cap, label) for module in modules() for cap in CAPABILITIES for label in builds(module, cap)]
 
 
+def is_quick(job: tuple[str, int, str]) -> bool:
+    """The builds that another Triton than the table's is tried on: one operand type's, fp32 where there is but that."""
+    _, _, label = job
+    return "bf16" in label.split("/") or not {"fp16", "fp32"} & set(label.split("/"))
+
+
 def compiled(job: tuple[str, int, str]) -> Binary:
     """One of them."""
     module, capability, label = job
