@@ -8,7 +8,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h \
   kernels/cuda/*.h kernels/cuda/*.cu kernels/cuda/emulation/*.h)
 
-.PHONY: demo test lint format parity bench bench-peers gpu-table triton36 sanitize race clean
+.PHONY: demo test lint format parity bench bench-peers gpu-table triton36 gpu-check sanitize race clean
 
 demo: $(VENV)/demo.stamp
 	@rm -rf $(DEMO)/run
@@ -86,6 +86,11 @@ race: $(VENV)/build.stamp
 	  -DPSY_SANITIZE=thread
 	cmake --build build/race
 	TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" ctest --test-dir build/race --output-on-failure
+
+# On a machine with a GPU, with its own Python and nothing installed: under eight minutes, report in build/gpu-check
+# (docs/gpu.md). Without one: exit code 3, which make shows as an error.
+gpu-check:
+	$(PYTHON) -m bench.gpu_check
 
 clean:
 	rm -rf build *.egg-info psyfast/_native*.so $(DEMO)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from end_to_end.cases import Case
 from end_to_end.rounds import Run
+
 from psyfast.engine import model_shape
 from psyfast.model.traits import Traits
 from psyfast.plan.batch import Request, plan_batch

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from end_to_end.cases import Case
 from end_to_end.contenders import WORKERS, Contender, environment
 

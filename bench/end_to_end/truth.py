@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from end_to_end.cases import Case
 from end_to_end.contenders import PLAIN, TRUTH
 from end_to_end.rounds import Bench, run_once

@@ -60,13 +60,13 @@ class HeadTiles:
 def head_tiles(capability: int, dtype: torch.dtype) -> HeadTiles:
     """What launch and ahead-of-time build are made with, for one generation and operand type."""
     if dtype == torch.float32:  # FMA units: operands and sums all in registers
-        return HeadTiles(64, 64, 32, num_warps=4, num_stages=2, gathered_rows=16)
+        return HeadTiles(64, 64, 16, num_warps=4, num_stages=3, gathered_rows=16)
     if capability >= 120:  # 99 KiB of shared memory
         return HeadTiles(128, 128, 64, num_warps=8, num_stages=3, gathered_rows=64, descriptors=True)
     if capability >= 100:
-        return HeadTiles(128, 256, 64, num_warps=8, num_stages=4, gathered_rows=64, descriptors=True, halves=True)
+        return HeadTiles(128, 256, 64, num_warps=8, num_stages=3, gathered_rows=64, descriptors=True, halves=True)
     if capability >= 90:
-        return HeadTiles(128, 256, 64, num_warps=8, num_stages=4, gathered_rows=64, descriptors=True)
+        return HeadTiles(128, 256, 64, num_warps=8, num_stages=4, gathered_rows=64, descriptors=True, halves=True)
     return HeadTiles(128, 128, 64, num_warps=8, num_stages=4, gathered_rows=64)
 
 
@@ -169,6 +169,9 @@ def partials_kernel(
 ):
     """A persistent grid over (tile of rows, block of tokens), GROUP tiles of rows going through the blocks together: the
     programs at work share few tiles of y and of W in L2.
+
+    A block's tiles and their steps over D are one loop, so that the next tile's first operands are on their way while
+    the logits of this one are folded.
     """
     row_tiles = tl.cdiv(N, ROWS)
     blocks = tl.cdiv(V, BLOCK)
@@ -189,31 +192,41 @@ def partials_kernel(
         largest = tl.full([ROWS], float("-inf"), tl.float32)
         first = tl.full([ROWS], 0, tl.int32) + block * BLOCK
         ahead = tl.zeros([ROWS], tl.int32)
-        for start in tl.range(block * BLOCK, tl.minimum(block * BLOCK + BLOCK, V), TOKENS):
-            product = tl.zeros([ROWS, TOKENS], tl.float32)
-            for k in tl.range(0, D, INNER):
-                if DESCRIPTORS:  # beyond an edge TMA reads zeros
-                    a, b = y.load([row_start, k]), w.load([start, k])
-                else:
-                    inner = k + tl.arange(0, INNER)[None, :]
-                    y_rows = y + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * D
-                    w_rows = w + tl.minimum(start + tl.arange(0, TOKENS), V - 1).to(tl.int64)[:, None] * D
-                    if EVEN_D:
-                        a, b = tl.load(y_rows + inner), tl.load(w_rows + inner)
-                    else:
-                        a = tl.load(y_rows + inner, mask=inner < D, other=0.0)
-                        b = tl.load(w_rows + inner, mask=inner < D, other=0.0)
-                product = tl.dot(a, b.T, product, input_precision="ieee")
-            if HALVES:
-                left, right = tl.split(tl.permute(tl.reshape(product, [ROWS, 2, TOKENS // 2]), [0, 2, 1]))
-                z = _logit(left, scale, soft_cap, HAS_SCALE, HAS_CAP)
-                m, s, t, largest, first, ahead = _fold(z, start, V, target, target_z, m, s, t, largest, first, ahead)
-                z = _logit(right, scale, soft_cap, HAS_SCALE, HAS_CAP)
-                start += TOKENS // 2
-                m, s, t, largest, first, ahead = _fold(z, start, V, target, target_z, m, s, t, largest, first, ahead)
+        inner_tiles = tl.cdiv(D, INNER)
+        steps = tl.cdiv(tl.minimum(BLOCK, V - block * BLOCK), TOKENS) * inner_tiles
+        product = tl.zeros([ROWS, TOKENS], tl.float32)
+        for step in tl.range(0, steps):
+            start = block * BLOCK + step // inner_tiles * TOKENS
+            k = step % inner_tiles * INNER
+            if DESCRIPTORS:  # beyond an edge TMA reads zeros
+                a, b = y.load([row_start, k]), w.load([start, k])
             else:
-                z = _logit(product, scale, soft_cap, HAS_SCALE, HAS_CAP)
-                m, s, t, largest, first, ahead = _fold(z, start, V, target, target_z, m, s, t, largest, first, ahead)
+                inner = k + tl.arange(0, INNER)[None, :]
+                y_rows = y + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * D
+                w_rows = w + tl.minimum(start + tl.arange(0, TOKENS), V - 1).to(tl.int64)[:, None] * D
+                if EVEN_D:
+                    a, b = tl.load(y_rows + inner), tl.load(w_rows + inner)
+                else:
+                    a = tl.load(y_rows + inner, mask=inner < D, other=0.0)
+                    b = tl.load(w_rows + inner, mask=inner < D, other=0.0)
+            product = tl.dot(a, b.T, product, input_precision="ieee")
+            if k + INNER >= D:
+                if HALVES:
+                    left, right = tl.split(tl.permute(tl.reshape(product, [ROWS, 2, TOKENS // 2]), [0, 2, 1]))
+                    z = _logit(left, scale, soft_cap, HAS_SCALE, HAS_CAP)
+                    m, s, t, largest, first, ahead = _fold(
+                        z, start, V, target, target_z, m, s, t, largest, first, ahead
+                    )
+                    z = _logit(right, scale, soft_cap, HAS_SCALE, HAS_CAP)
+                    m, s, t, largest, first, ahead = _fold(
+                        z, start + TOKENS // 2, V, target, target_z, m, s, t, largest, first, ahead
+                    )
+                else:
+                    z = _logit(product, scale, soft_cap, HAS_SCALE, HAS_CAP)
+                    m, s, t, largest, first, ahead = _fold(
+                        z, start, V, target, target_z, m, s, t, largest, first, ahead
+                    )
+                product = tl.zeros([ROWS, TOKENS], tl.float32)
 
         at = rows.to(tl.int64) * blocks + block
         plane = N.to(tl.int64) * blocks
