@@ -37,7 +37,7 @@ def tables(binaries: Iterable[Binary]) -> str:
 
 def _line(binary: Binary) -> str:
     cells = (
-        binary.kernel,
+        f"`{binary.kernel}`",
         binary.capability,
         binary.threads,
         binary.registers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -85,10 +86,14 @@ def losses(binary: Binary, before: Binary) -> list[str]:
 
 def is_product(binary: Binary) -> bool:
     """Whether a kernel multiplies matrices of a half-width type, and so belongs on tensor cores."""
-    return binary.kernel.startswith(PRODUCTS)
+    return PRODUCTS[binary.backend].match(binary.kernel) is not None
 
 
-PRODUCTS = tuple(f"{kernel}/{dtype}" for kernel in ("attention", "linear_nll/partials") for dtype in ("bf16", "fp16"))
+PRODUCTS = {
+    "triton": re.compile(r"(attention|linear_nll/partials)/(bf16|fp16)\b"),
+    # Gathered logits are dot products of single rows, and merging has sums alone.
+    "cuda": re.compile(r"(attention|linear_nll)/(?!.*(gather|merge)).*<(.*,)?(__nv_bfloat16|__half)\b"),
+}
 TRITON_TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed: no kernel of ours
 from tests.builds import tiny_kernels
 from tests.builds.binaries import COUNTED, Binary, spilled_bytes
 from tests.builds.page import END, START, rewritten
-from tests.builds.table import faults, from_csv, losses, missing_units, to_csv
+from tests.builds.table import faults, from_csv, is_product, losses, missing_units, to_csv
 from tests.builds.triton_builds import compile_build
 
 PLAIN = Binary(
@@ -104,6 +104,24 @@ def test_hoppers_own_units_are_asked_of_triton_and_warp_level_ones_of_cuda():
     assert missing_units(replace(hopper, backend="cuda")) == []
 
 
+@pytest.mark.parametrize(
+    ("backend", "kernel", "product"),
+    [
+        ("triton", "attention/fp16/128/all", True),
+        ("triton", "linear_nll/partials/bf16/cap", True),
+        ("triton", "linear_nll/partials/fp32", False),
+        ("triton", "linear_nll/gathered/bf16", False),
+        ("cuda", "attention/attention_kernel<__nv_bfloat16,64>", True),
+        ("cuda", "attention/attention_kernel<64,__half>", True),
+        ("cuda", "attention/attention_kernel<float,64>", False),
+        ("cuda", "linear_nll/merge_kernel<__half>", False),
+        ("cuda", "rows/heads_kernel<__half>", False),
+    ],
+)
+def test_products_are_known_by_their_names(backend, kernel, product):
+    assert is_product(replace(PLAIN, backend=backend, kernel=kernel)) == product
+
+
 def test_spilled_bytes_follow_the_width_of_each_instruction():
     code = "STL [R1], R2 ;\nSTL.64 [R1+0x8], R4 ;\nLDL.LU.128 R8, [R1] ;\nLDL.U8 R8, [R1] ;\nLDS R3, [R1] ;"
     assert spilled_bytes(code) == 4 + 8 + 16 + 1
@@ -117,4 +135,4 @@ def test_a_table_is_read_as_it_was_written():
 def test_the_page_keeps_what_stands_around_its_tables():
     page = rewritten(f"before\n{START}old\n{END}after\n", [PLAIN])
     assert page.startswith("before\n") and page.endswith("after\n") and "old" not in page
-    assert "| attention/bf16/64 | 80 | 128 | 128 | 0, 0 | 65,536 | 32 HMMA | 8 LDGSTS | 0 |" in page
+    assert "| `attention/bf16/64` | 80 | 128 | 128 | 0, 0 | 65,536 | 32 HMMA | 8 LDGSTS | 0 |" in page
