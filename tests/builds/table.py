@@ -91,8 +91,9 @@ def is_product(binary: Binary) -> bool:
 
 PRODUCTS = {
     "triton": re.compile(r"(attention|linear_nll/partials)/(bf16|fp16)\b"),
-    # Gathered logits are dot products of single rows, and merging has sums alone.
-    "cuda": re.compile(r"(attention|linear_nll)/(?!.*(gather|merge)).*<(.*,)?(__nv_bfloat16|__half)\b"),
+    # Gathered logits are dot products of single rows, and merging has sums alone. `false`: rows that do not begin at
+    # multiples of 16 bytes, which cp.async cannot copy.
+    "cuda": re.compile(r"(attention|linear_nll)/(?!.*(gather|merge)).*<(.*,)?(__nv_bfloat16|__half)\b(?!,false)"),
 }
 TRITON_TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 

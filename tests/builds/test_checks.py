@@ -115,6 +115,8 @@ def test_hoppers_own_units_are_asked_of_triton_and_warp_level_ones_of_cuda():
         ("cuda", "attention/attention_kernel<64,__half>", True),
         ("cuda", "attention/attention_kernel<float,64>", False),
         ("cuda", "linear_nll/merge_kernel<__half>", False),
+        ("cuda", "linear_nll/partials_kernel<__half,true>", True),
+        ("cuda", "linear_nll/partials_kernel<__half,false>", False),
         ("cuda", "rows/heads_kernel<__half>", False),
     ],
 )
