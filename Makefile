@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo
 export PATH := $(abspath $(BIN)):$(PATH)
-SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h)
+SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h \
+  kernels/cuda/*.h kernels/cuda/*.cu kernels/cuda/emulation/*.h)
 
-.PHONY: demo test lint format parity bench bench-peers sanitize race gpu-check clean
+.PHONY: demo test lint format parity bench bench-peers gpu-table triton36 gpu-check sanitize race clean
 
 demo: $(VENV)/demo.stamp
 	@rm -rf $(DEMO)/run
@@ -54,6 +55,21 @@ bench-peers: $(PEERS:%=.venv-peers/%/installed)
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -r $<
 	$(@D)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+# What the GPU kernels compile to (docs/gpu-builds.md), written anew: some minutes, no GPU needed.
+gpu-table: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.builds
+
+# GPU machines often have an older stack: the kernels interpreted and compiled by the oldest Triton that is supported, from
+# the bare source tree, in an environment that has nothing else.
+triton36: .venv-triton36/installed
+	TRITON_INTERPRET=1 .venv-triton36/bin/python -m pytest -q tests/interpreted
+	.venv-triton36/bin/python -m pytest -q tests/builds
+
+.venv-triton36/installed: tests/builds/triton36.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q -r $<
 	touch $@
 
 # The C++ kernels and their checks under AddressSanitizer and UndefinedBehaviorSanitizer.

@@ -1,4 +1,5 @@
-// What kernels use of CUDA: the toolkit under nvcc, our emulation of it under a C++ compiler; inline PTX in one place.
+// What kernels use of CUDA: the toolkit under nvcc, our emulation of it under a C++ compiler; inline PTX in
+// one place.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,7 @@
 #include <cuda_runtime.h>
 
 #define PSY_UNROLL _Pragma("unroll")
-#define PSY_DYNAMIC_SHARED(Type, name) \
+#define PSY_DYNAMIC_SHARED(Type, name)                                 \
   extern __shared__ __align__(1024) unsigned char psy_shared_memory[]; \
   Type* name = reinterpret_cast<Type*>(psy_shared_memory)
 #define PSY_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
@@ -25,7 +26,8 @@
 #include "emulation/matrix_units.h"
 
 #define PSY_UNROLL
-#define PSY_DYNAMIC_SHARED(Type, name) Type* name = reinterpret_cast<Type*>(::psy::emulation::self()->block->shared)
+#define PSY_DYNAMIC_SHARED(Type, name) \
+  Type* name = reinterpret_cast<Type*>(::psy::emulation::self()->block->shared)
 #define PSY_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::psy::emulation::launch(kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
@@ -41,10 +43,12 @@ inline void check(cudaError_t status, const char* what) {
 
 // Launches, after asking for dynamic shared memory beyond the 48 KB that every kernel may have.
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), const char* name, dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
-            Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), const char* name, dim3 grid, dim3 block, std::size_t shared_bytes,
+            cudaStream_t stream, Arguments... arguments) {
   if (shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          name);
   }
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), name);
@@ -88,16 +92,20 @@ __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4], 
 #ifdef __CUDACC__
 
 template <>
-__device__ __forceinline__ void mma<__nv_bfloat16>(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma<__nv_bfloat16>(float (&c)[4], const std::uint32_t (&a)[4],
+                                                   const std::uint32_t (&b)[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 template <>
-__device__ __forceinline__ void mma<__half>(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma<__half>(float (&c)[4], const std::uint32_t (&a)[4],
+                                            const std::uint32_t (&b)[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -120,13 +128,16 @@ __device__ __forceinline__ void ldmatrix_x4_trans(std::uint32_t (&out)[4], const
                : "memory");
 }
 
-// Copies 16 bytes to shared memory without waiting; of the source only valid_bytes are read, the rest becomes 0.
+// Copies 16 bytes to shared memory without waiting; of the source only valid_bytes are read, the rest becomes
+// 0.
 __device__ __forceinline__ void cp_async_16(void* to, const void* from, int valid_bytes = 16) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid_bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(valid_bytes)
                : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until all but the last kGroups groups of this thread's copies are there (for this thread: a barrier shows them to others).
+// Waits until all but the last kGroups groups of this thread's copies are there (for this thread: a barrier
+// shows them to others).
 template <int kGroups>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
@@ -149,8 +160,12 @@ template <>
 inline void mma<__half>(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   ::psy::emulation::mma_m16n8k16(c, a, b, ::psy::emulation::f16_value);
 }
-inline void ldmatrix_x4(std::uint32_t (&out)[4], const void* row) { ::psy::emulation::ldmatrix<4>(out, row, false); }
-inline void ldmatrix_x4_trans(std::uint32_t (&out)[4], const void* row) { ::psy::emulation::ldmatrix<4>(out, row, true); }
+inline void ldmatrix_x4(std::uint32_t (&out)[4], const void* row) {
+  ::psy::emulation::ldmatrix<4>(out, row, false);
+}
+inline void ldmatrix_x4_trans(std::uint32_t (&out)[4], const void* row) {
+  ::psy::emulation::ldmatrix<4>(out, row, true);
+}
 inline void cp_async_16(void* to, const void* from, int valid_bytes = 16) {
   ::psy::emulation::begin_copy(to, from, 16, static_cast<std::size_t>(valid_bytes));
 }

@@ -1,8 +1,10 @@
-// CUDA C++ on a CPU, as far as our kernels use it: the same source, compiled by a C++17 compiler, run a fiber a thread.
+// CUDA C++ on a CPU, as far as our kernels use it: the same source, compiled by a C++17 compiler, run a fiber
+// a thread.
 //
-// A block runs on one thread of the host, its CUDA threads as fibers that change only where they wait: at a barrier, in a
-// warp's collective, at their end. In which order warps and lanes go on, and blocks begin, is drawn from a seed. Shared
-// memory begins as NaN. An asynchronous copy happens when it is waited for, not before. README.md says what is not modelled.
+// A block runs on one thread of the host, its CUDA threads as fibers that change only where they wait: at a
+// barrier, in a warp's collective, at their end. In which order warps and lanes go on, and blocks begin, is
+// drawn from a seed. Shared memory begins as NaN. An asynchronous copy happens when it is waited for, not
+// before. README.md says what is not modelled.
 #pragma once
 
 #include <algorithm>
@@ -56,7 +58,8 @@ struct Thread {
     const void* from;
     std::size_t bytes, valid_bytes;
   };
-  // A collective that this lane has entered with a mask: how many with it, and what it brought to this one and the last.
+  // A collective that this lane has entered with a mask: how many with it, and what it brought to this one
+  // and the last.
   struct Entered {
     unsigned mask = 0;
     std::uint64_t count = 0;
@@ -99,7 +102,8 @@ struct Block {
   std::uint64_t num_barriers = 0;
   std::array<char, kMaxThreads / kWarp> warp_order{};
   std::array<char, 2> barrier_order{};  // addresses that order memory, one for every other barrier
-  char* launch_order = nullptr;  // two addresses: the launch before its threads, their ends before what comes after
+  char* launch_order =
+      nullptr;  // two addresses: the launch before its threads, their ends before what comes after
   std::exception_ptr failure;
   const void* body = nullptr;
   void (*call)(const void*) = nullptr;
@@ -135,8 +139,9 @@ inline void barrier() {
   observe(order);
 }
 
-// Every lane of the mask brings `data`; the last one in calls finish(brought), where brought[lane] is each one's (null
-// outside of the mask), and may write to them; then each lane's `data` is what stands there. Memory is not ordered by it.
+// Every lane of the mask brings `data`; the last one in calls finish(brought), where brought[lane] is each
+// one's (null outside of the mask), and may write to them; then each lane's `data` is what stands there.
+// Memory is not ordered by it.
 template <typename Data, typename Finish>
 Data collective(const char* name, unsigned mask, const Data& data, Finish finish) {
   static_assert(sizeof(Data) <= kMaxCollectiveBytes);
@@ -156,12 +161,14 @@ Data collective(const char* name, unsigned mask, const Data& data, Finish finish
     if ((mask >> lane & 1) == 0) continue;
     Thread* other = block.lane_of(thread->warp, lane);
     if (other == nullptr) {
-      throw std::runtime_error(std::string("emulation: ") + name + " names lanes that the block does not have");
+      throw std::runtime_error(std::string("emulation: ") + name +
+                               " names lanes that the block does not have");
     }
     Thread::Entered& theirs = other->with_mask(mask);
     complete = theirs.count == count;
     if (complete && std::string(theirs.name) != name) {
-      throw std::runtime_error(std::string("emulation: lanes of a warp meet in ") + name + " and " + theirs.name);
+      throw std::runtime_error(std::string("emulation: lanes of a warp meet in ") + name + " and " +
+                               theirs.name);
     }
     brought[lane] = reinterpret_cast<Data*>(theirs.data[count & 1].data());
   }
@@ -199,8 +206,10 @@ std::array<Data, kWarp> gathered(const char* name, unsigned mask, const Data& da
 // Asynchronous copies: begun, closed into a group, done at the wait.
 inline void begin_copy(void* to, const void* from, std::size_t bytes, std::size_t valid_bytes) {
   const Untraced untraced;
-  if (reinterpret_cast<std::uintptr_t>(to) % bytes != 0 || reinterpret_cast<std::uintptr_t>(from) % bytes != 0) {
-    throw std::runtime_error("emulation: an asynchronous copy of " + std::to_string(bytes) + " bytes is not aligned to them");
+  if (reinterpret_cast<std::uintptr_t>(to) % bytes != 0 ||
+      reinterpret_cast<std::uintptr_t>(from) % bytes != 0) {
+    throw std::runtime_error("emulation: an asynchronous copy of " + std::to_string(bytes) +
+                             " bytes is not aligned to them");
   }
   self()->open_copies.push_back({to, from, bytes, valid_bytes});
 }
@@ -218,7 +227,8 @@ inline void wait_for_copies(std::size_t num_left) {
       due.insert(due.end(), groups.front().begin(), groups.front().end());
     }
   }
-  for (const Thread::Copy& copy : due) {  // these accesses are the kernel's; byte by byte, so that none is taken for a library's
+  for (const Thread::Copy& copy :
+       due) {  // these accesses are the kernel's; byte by byte, so that none is taken for a library's
     const auto* from = static_cast<const volatile unsigned char*>(copy.from);
     auto* to = static_cast<volatile unsigned char*>(copy.to);
     for (std::size_t byte = 0; byte < copy.bytes; ++byte) to[byte] = byte < copy.valid_bytes ? from[byte] : 0;
@@ -262,7 +272,8 @@ inline void run_block(Block& block, unsigned order_seed) {
   for (unsigned idx = 0; idx < block.num_threads; ++idx) {
     Thread& thread = *(block.threads[idx] = pool[idx].get());
     thread.block = &block;
-    thread.thread_idx = {idx % block.dims.x, idx / block.dims.x % block.dims.y, idx / (block.dims.x * block.dims.y)};
+    thread.thread_idx = {idx % block.dims.x, idx / block.dims.x % block.dims.y,
+                         idx / (block.dims.x * block.dims.y)};
     thread.lane = idx % kWarp;
     thread.warp = idx / kWarp;
     thread.state = Thread::State::kRunnable;
@@ -297,9 +308,11 @@ inline void run_block(Block& block, unsigned order_seed) {
 inline void check_launch(dim3 grid, dim3 dims, std::size_t shared_bytes) {
   const std::size_t num_threads = std::size_t{dims.x} * dims.y * dims.z;
   if (num_threads == 0 || num_threads > kMaxThreads || dims.z > 64) {
-    throw std::runtime_error("emulation: a launch of " + std::to_string(num_threads) + " threads a block; 1 to 1,024 can be");
+    throw std::runtime_error("emulation: a launch of " + std::to_string(num_threads) +
+                             " threads a block; 1 to 1,024 can be");
   }
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65'535 || grid.z > 65'535 || grid.x > 0x7FFF'FFFFu) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65'535 || grid.z > 65'535 ||
+      grid.x > 0x7FFF'FFFFu) {
     throw std::runtime_error("emulation: a launch with a grid that no device has");
   }
   if (shared_bytes > kMaxSharedBytes) {
@@ -309,7 +322,8 @@ inline void check_launch(dim3 grid, dim3 dims, std::size_t shared_bytes) {
 }
 
 template <typename Kernel, typename... Arguments>
-void launch(Kernel kernel, dim3 grid, dim3 dims, std::size_t shared_bytes, cudaStream_t, Arguments... arguments) {
+void launch(Kernel kernel, dim3 grid, dim3 dims, std::size_t shared_bytes, cudaStream_t,
+            Arguments... arguments) {
   check_launch(grid, dims, shared_bytes);
   auto body = [kernel, packed = std::make_tuple(arguments...)] { std::apply(kernel, packed); };
   const std::size_t num_blocks = std::size_t{grid.x} * grid.y * grid.z;
@@ -377,7 +391,8 @@ inline void __syncwarp(unsigned mask = 0xFFFF'FFFFu) {
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32) {
   const int lane = static_cast<int>(::psy::emulation::self()->lane);
-  return ::psy::emulation::gathered("__shfl_sync", mask, value)[static_cast<unsigned>(lane / width * width + from % width)];
+  return ::psy::emulation::gathered("__shfl_sync", mask,
+                                    value)[static_cast<unsigned>(lane / width * width + from % width)];
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
@@ -393,7 +408,8 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by) {
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const auto all = ::psy::emulation::gathered("__ballot_sync", mask, predicate);
   unsigned bits = 0;
-  for (unsigned lane = 0; lane < 32; ++lane) bits |= (mask >> lane & 1) != 0 && all[lane] != 0 ? 1u << lane : 0u;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    bits |= (mask >> lane & 1) != 0 && all[lane] != 0 ? 1u << lane : 0u;
   return bits;
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }

@@ -25,7 +25,9 @@ inline float __uint_as_float(std::uint32_t bits) {
 inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
 inline float __int_as_float(int bits) { return __uint_as_float(static_cast<std::uint32_t>(bits)); }
 
-inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(std::uint32_t{value.bits} << 16); }
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return __uint_as_float(std::uint32_t{value.bits} << 16);
+}
 inline __nv_bfloat16 __float2bfloat16_rn(float value) {
   const std::uint32_t bits = __float_as_uint(value);
   if (std::isnan(value)) return {0x7FFF};
@@ -43,8 +45,9 @@ inline __half __float2half_rn(float value) {
   const std::uint32_t bits = __float_as_uint(value), sign = (bits >> 16) & 0x8000;
   const std::uint32_t magnitude = bits & 0x7FFF'FFFF;
   if (magnitude > 0x7F80'0000) return {static_cast<std::uint16_t>(0x7FFF)};
-  if (magnitude >= 0x477F'F000) return {static_cast<std::uint16_t>(sign | 0x7C00)};  // rounds to 65,536 or more
-  if (magnitude < 0x3880'0000) {                                                     // below 2^-14: steps of 2^-24
+  if (magnitude >= 0x477F'F000)
+    return {static_cast<std::uint16_t>(sign | 0x7C00)};  // rounds to 65,536 or more
+  if (magnitude < 0x3880'0000) {                         // below 2^-14: steps of 2^-24
     const float steps = std::nearbyint(std::ldexp(std::fabs(value), 24));
     return {static_cast<std::uint16_t>(sign | static_cast<std::uint32_t>(steps))};
   }

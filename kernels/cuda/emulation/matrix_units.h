@@ -1,7 +1,7 @@
 // The warp's matrix instructions on a CPU: mma.m16n8k16 and ldmatrix, by the layouts of their fragments.
 //
-// Lane l = 4·g + t holds, of A [16, 16], rows g and g + 8 at columns 2t, 2t + 1 and 2t + 8, 2t + 9; of B [16, 8], column g at
-// the same places of k; of C and D [16, 8], rows g and g + 8 at columns 2t, 2t + 1.
+// Lane l = 4·g + t holds, of A [16, 16], rows g and g + 8 at columns 2t, 2t + 1 and 2t + 8, 2t + 9; of B [16,
+// 8], column g at the same places of k; of C and D [16, 8], rows g and g + 8 at columns 2t, 2t + 1.
 #pragma once
 
 #include "cuda_emulation.h"
@@ -50,14 +50,15 @@ inline void multiply(std::array<Fragments*, kWarp>& lanes, ToFloat value) {
   }
 }
 
-inline void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], ToFloat value) {
+inline void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                         ToFloat value) {
   Fragments mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {c[0], c[1], c[2], c[3]}};
   mine = collective("mma", 0xFFFF'FFFFu, mine, [value](auto& lanes) { multiply(lanes, value); });
   std::copy(mine.c, mine.c + 4, c);
 }
 
-// Matrices of 8 rows of 16 bytes; lane 8·i + r brings the address of row r of matrix i. Plain, lane 4·g + t receives of each
-// matrix row g at columns 2t, 2t + 1; transposed, column g at rows 2t, 2t + 1.
+// Matrices of 8 rows of 16 bytes; lane 8·i + r brings the address of row r of matrix i. Plain, lane 4·g + t
+// receives of each matrix row g at columns 2t, 2t + 1; transposed, column g at rows 2t, 2t + 1.
 template <int kMatrices>
 void ldmatrix(std::uint32_t (&out)[kMatrices], const void* row, bool transposed) {
   const auto rows = gathered(transposed ? "ldmatrix.trans" : "ldmatrix", 0xFFFF'FFFFu, row);
