@@ -15,7 +15,8 @@ PYBIND11_MODULE(PSY_CUDA_MODULE, m) {
   m.doc() = "psyfast's CUDA kernels over raw device pointers; called by psyfast.ops.gpu alone";
   m.attr("EMULATED") = kEmulated;
 #ifdef __CUDACC__
-  m.attr("CUDA_VERSION") = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  m.attr("CUDA_VERSION") =
+      std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
 #else
   m.attr("CUDA_VERSION") = "emulated";
   m.def("set_seed", [](unsigned seed) { psy::emulation::seed() = seed; }, py::arg("seed"));

@@ -20,7 +20,8 @@ T* pointer(std::uintptr_t address) {
 // The same of what must be there if `count` things are read. Throws std::invalid_argument.
 template <typename T>
 T* required(const char* name, std::uintptr_t address, std::int64_t count = 1) {
-  if (address == 0 && count > 0) throw std::invalid_argument(std::string(name) + " is null, expected an address");
+  if (address == 0 && count > 0)
+    throw std::invalid_argument(std::string(name) + " is null, expected an address");
   return pointer<T>(address);
 }
 

@@ -1,7 +1,6 @@
-#include "attention.h"
-
 #include <cmath>
 
+#include "attention.h"
 #include "cuda.h"
 
 namespace py = pybind11;
@@ -15,11 +14,11 @@ void export_attention(py::module_& m) {
   m.def("has_head_dim", &has_head_dim, py::arg("head_dim"));
   m.def(
       "attention",
-      [](std::uintptr_t q, std::uintptr_t k_pages, std::uintptr_t v_pages, std::uintptr_t o, std::uintptr_t positions,
-         std::uintptr_t sinks, std::int64_t num_heads, std::int64_t num_kv_heads, std::int64_t head_dim, float scale,
-         float soft_cap, std::int64_t window, std::uintptr_t tile_rows, std::uintptr_t bounds, std::uintptr_t index,
-         std::uintptr_t pages, std::uintptr_t block_rows, std::int64_t num_tiles, const std::string& operand,
-         std::uintptr_t stream) {
+      [](std::uintptr_t q, std::uintptr_t k_pages, std::uintptr_t v_pages, std::uintptr_t o,
+         std::uintptr_t positions, std::uintptr_t sinks, std::int64_t num_heads, std::int64_t num_kv_heads,
+         std::int64_t head_dim, float scale, float soft_cap, std::int64_t window, std::uintptr_t tile_rows,
+         std::uintptr_t bounds, std::uintptr_t index, std::uintptr_t pages, std::uintptr_t block_rows,
+         std::int64_t num_tiles, const std::string& operand, std::uintptr_t stream) {
         within("num_kv_heads", num_kv_heads, 1, 65'535);
         within("num_heads", num_heads, 1, 65'535);
         within("tiles times heads", num_tiles * num_heads, 0, kMostRows);
@@ -29,7 +28,8 @@ void export_attention(py::module_& m) {
                                       std::to_string(num_kv_heads) + " key/value heads");
         }
         if (!has_head_dim(static_cast<int>(head_dim))) {
-          throw std::invalid_argument("head_dim is " + std::to_string(head_dim) + ", expected 64, 80, 96, 128 or 256");
+          throw std::invalid_argument("head_dim is " + std::to_string(head_dim) +
+                                      ", expected 64, 80, 96, 128 or 256");
         }
         if (!(scale > 0) || !std::isfinite(scale) || !(soft_cap >= 0) || !std::isfinite(soft_cap)) {
           throw std::invalid_argument("scale must be positive and soft_cap not negative, both finite");

@@ -1,8 +1,7 @@
-#include "linear_nll.h"
-
 #include <cmath>
 
 #include "cuda.h"
+#include "linear_nll.h"
 
 namespace py = pybind11;
 
@@ -12,10 +11,11 @@ void export_linear_nll(py::module_& m) {
   m.attr("BLOCK_TOKENS") = kBlockTokens;
   m.def(
       "linear_nll",
-      [](std::uintptr_t y, std::uintptr_t lm_head, std::uintptr_t ids, std::int64_t num_rows, std::int64_t hidden,
-         std::int64_t vocab, std::int64_t num_slots, float scale, float soft_cap, std::uintptr_t logits,
-         std::uintptr_t reals, std::uintptr_t counts, std::uintptr_t nll, std::uintptr_t entropy, std::uintptr_t argmax,
-         std::uintptr_t rank, const std::string& operand, std::uintptr_t stream) {
+      [](std::uintptr_t y, std::uintptr_t lm_head, std::uintptr_t ids, std::int64_t num_rows,
+         std::int64_t hidden, std::int64_t vocab, std::int64_t num_slots, float scale, float soft_cap,
+         std::uintptr_t logits, std::uintptr_t reals, std::uintptr_t counts, std::uintptr_t nll,
+         std::uintptr_t entropy, std::uintptr_t argmax, std::uintptr_t rank, const std::string& operand,
+         std::uintptr_t stream) {
         within("num_rows", num_rows, 0, kMostRows / 65);
         within("hidden", hidden, 1, 1 << 20);
         within("vocab", vocab, 1, std::int64_t{65'535} * kBlockTokens);
@@ -36,19 +36,22 @@ void export_linear_nll(py::module_& m) {
         const std::int64_t plane = num_rows * ((vocab + kBlockTokens - 1) / kBlockTokens);
         float* real = required<float>("reals", reals, num_rows);
         int* count = required<int>("counts", counts, num_rows);
-        const HeadPartials partials{real, real + plane, real + 2 * plane, real + 3 * plane, count, count + plane};
-        const HeadResults results{required<float>("nll", nll, num_rows), required<float>("entropy", entropy, num_rows),
+        const HeadPartials partials{real,  real + plane, real + 2 * plane, real + 3 * plane,
+                                    count, count + plane};
+        const HeadResults results{required<float>("nll", nll, num_rows),
+                                  required<float>("entropy", entropy, num_rows),
                                   required<std::int64_t>("argmax", argmax, num_rows),
                                   required<std::int64_t>("rank", rank, num_rows)};
         float* scratch = required<float>("logits", logits, num_rows);
         const Operand type = operand_of(operand);
         const py::gil_scoped_release release;
-        linear_nll(problem, scratch, partials, results, type, pointer<std::remove_pointer_t<cudaStream_t>>(stream));
+        linear_nll(problem, scratch, partials, results, type,
+                   pointer<std::remove_pointer_t<cudaStream_t>>(stream));
       },
       py::kw_only(), py::arg("y"), py::arg("lm_head"), py::arg("ids"), py::arg("num_rows"), py::arg("hidden"),
-      py::arg("vocab"), py::arg("num_slots"), py::arg("scale"), py::arg("soft_cap"), py::arg("logits"), py::arg("reals"),
-      py::arg("counts"), py::arg("nll"), py::arg("entropy"), py::arg("argmax"), py::arg("rank"), py::arg("operand"),
-      py::arg("stream"));
+      py::arg("vocab"), py::arg("num_slots"), py::arg("scale"), py::arg("soft_cap"), py::arg("logits"),
+      py::arg("reals"), py::arg("counts"), py::arg("nll"), py::arg("entropy"), py::arg("argmax"),
+      py::arg("rank"), py::arg("operand"), py::arg("stream"));
 }
 
 }  // namespace psy::cuda

@@ -1,13 +1,14 @@
-// attention over pages, tile by tile of a table (psyfast/ops/gpu/kernel_set.py, AttentionTiles); see attention.cu.
+// attention over pages, tile by tile of a table (psyfast/ops/gpu/kernel_set.py, AttentionTiles); see
+// attention.cu.
 #pragma once
 
 #include "operand.h"
 
 namespace psy::cuda {
 
-constexpr int kPageSlots = 64;         // positions of a page, and of a key block: one page
-constexpr int kMmaQueryRows = 64;      // of a tile in bf16 and fp16
-constexpr int kFp32QueryRows = 16;     // in fp32
+constexpr int kPageSlots = 64;      // positions of a page, and of a key block: one page
+constexpr int kMmaQueryRows = 64;   // of a tile in bf16 and fp16
+constexpr int kFp32QueryRows = 16;  // in fp32
 
 struct AttentionTables {
   const int* tile_rows;   // [tiles, 2]: first row, row after the last
@@ -32,6 +33,7 @@ struct AttentionProblem {
 // Whether heads of this size can be attended to: 64, 80, 96, 128, 256.
 bool has_head_dim(int head_dim);
 
-void attention(const AttentionProblem& problem, const AttentionTables& tables, Operand operand, cudaStream_t stream);
+void attention(const AttentionProblem& problem, const AttentionTables& tables, Operand operand,
+               cudaStream_t stream);
 
 }  // namespace psy::cuda

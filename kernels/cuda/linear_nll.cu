@@ -1,21 +1,23 @@
 // linear_nll
 //
-//     z[n, v] = cap(scale · y[n] · W[v])      cap(z) = c · tanh(z / c)      nll = lse_v z − z[target]      H = lse_v z − Σ p z
+//     z[n, v] = cap(scale · y[n] · W[v])      cap(z) = c · tanh(z / c)      nll = lse_v z − z[target]      H
+//     = lse_v z − Σ p z
 //
 // y [N, D] and W [V, D] in bf16, fp16 or fp32; z and sums in fp32. Three kernels:
-//   gathered  z of each row's target and options: rows times gathered rows of W, the diagonal of 16 x 16 products
-//   partials  a tile of rows x kBlockTokens tokens: a log-sum-exp of the block in base 2, kept by each thread for its columns
-//   merged    a row's blocks in their order
-// The first two multiply the same operands by the same instruction in the same order of D, so a token's logit has the same
-// bits in both, and so have equal rows of W: ties are seen as ties. A row's bits hang on its values and the head alone.
+//   gathered  z of each row's target and options: rows times gathered rows of W, the diagonal of 16 x 16
+//   products partials  a tile of rows x kBlockTokens tokens: a log-sum-exp of the block in base 2, kept by
+//   each thread for its columns merged    a row's blocks in their order
+// The first two multiply the same operands by the same instruction in the same order of D, so a token's logit
+// has the same bits in both, and so have equal rows of W: ties are seen as ties. A row's bits hang on its
+// values and the head alone.
 //
 // Base 2: L = log2 e, m = max z · L, d = z · L − m, S = Σ 2^d, T = Σ 2^d d. With all at one m:
 //     nll = ln 2 · (log2 S + m − z[target] · L)       H = ln 2 · (log2 S − T / S)
 // NaN or +inf among the logits makes S NaN, and only they do; −inf adds nothing.
 
-#include "linear_nll.h"
-
 #include <cmath>
+
+#include "linear_nll.h"
 
 namespace psy::cuda {
 
@@ -38,8 +40,8 @@ struct RowSums {
 
   // kCount logits of ascending tokens more; those at or past num_tokens are not there.
   template <int kCount>
-  __device__ __forceinline__ void fold(const float (&z)[kCount], const int (&token)[kCount], int num_tokens, float target_z,
-                                       int target) {
+  __device__ __forceinline__ void fold(const float (&z)[kCount], const int (&token)[kCount], int num_tokens,
+                                       float target_z, int target) {
     float top = -kInfinity;
     PSY_UNROLL
     for (int i = 0; i < kCount; ++i) {
@@ -111,7 +113,8 @@ __device__ __forceinline__ std::uint32_t pair_at(const T* row, int k, int size) 
          static_cast<std::uint32_t>(reinterpret_cast<const std::uint16_t&>(high)) << 16;
 }
 
-// A warp has 16 rows and one slot: its own rows times the 16 rows of W that they ask for, of which the diagonal is wanted.
+// A warp has 16 rows and one slot: its own rows times the 16 rows of W that they ask for, of which the
+// diagonal is wanted.
 template <typename T>
 __global__ void __launch_bounds__(128) gathered_kernel(HeadProblem problem, float* logits) {
   const T* y = static_cast<const T*>(problem.y);
@@ -135,7 +138,8 @@ __global__ void __launch_bounds__(128) gathered_kernel(HeadProblem problem, floa
                                 pair_at(rows[0], k + 2 * t + 8, D), pair_at(rows[1], k + 2 * t + 8, D)};
     PSY_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const std::uint32_t b[2] = {pair_at(tokens[half], k + 2 * t, D), pair_at(tokens[half], k + 2 * t + 8, D)};
+      const std::uint32_t b[2] = {pair_at(tokens[half], k + 2 * t, D),
+                                  pair_at(tokens[half], k + 2 * t + 8, D)};
       mma<T>(sums[half], a, b);
     }
   }
@@ -144,8 +148,10 @@ __global__ void __launch_bounds__(128) gathered_kernel(HeadProblem problem, floa
   for (int half = 0; half < 2; ++half) {
     const int row = first_row + g + 8 * half;
     if (g / 2 == t && row < problem.num_rows) {
-      const float z = logit(g % 2 == 0 ? sums[half][2 * half] : sums[half][2 * half + 1], problem.scale, problem.soft_cap);
-      logits[static_cast<std::size_t>(row) * static_cast<std::size_t>(problem.num_slots) + static_cast<std::size_t>(slot)] = z;
+      const float z = logit(g % 2 == 0 ? sums[half][2 * half] : sums[half][2 * half + 1], problem.scale,
+                            problem.soft_cap);
+      logits[static_cast<std::size_t>(row) * static_cast<std::size_t>(problem.num_slots) +
+             static_cast<std::size_t>(slot)] = z;
     }
   }
 }
@@ -155,23 +161,28 @@ __global__ void __launch_bounds__(128) gathered_kernel<float>(HeadProblem proble
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (at >= static_cast<std::int64_t>(problem.num_rows) * problem.num_slots) return;
   const float* row = static_cast<const float*>(problem.y) + at / problem.num_slots * problem.hidden;
-  const float* token = static_cast<const float*>(problem.lm_head) + known_id(problem.ids[at]) * problem.hidden;
+  const float* token =
+      static_cast<const float*>(problem.lm_head) + known_id(problem.ids[at]) * problem.hidden;
   float sum = 0.0f;
   for (int k = 0; k < problem.hidden; ++k) sum = fmaf(row[k], token[k], sum);
   logits[at] = logit(sum, problem.scale, problem.soft_cap);
 }
 
-// bf16 and fp16: tiles of 128 rows x 128 tokens x 32 inner, eight warps of 32 x 64, four tiles of operands on their way.
+// bf16 and fp16: tiles of 128 rows x 128 tokens x 32 inner, eight warps of 32 x 64, four tiles of operands on
+// their way.
 struct MmaTile {
   static constexpr int kRows = 128, kTokens = 128, kInner = 32, kStages = 4, kThreads = 256;
-  static constexpr int kStride = kInner + 8;  // 80 bytes: the eight rows that ldmatrix reads at a time meet all banks once
+  static constexpr int kStride =
+      kInner + 8;  // 80 bytes: the eight rows that ldmatrix reads at a time meet all banks once
   static constexpr int kStageElements = (kRows + kTokens) * kStride;
   static constexpr std::size_t kSharedBytes = std::size_t{kStages} * kStageElements * 2;
 };
 
-// Rows [first, first + kRows) x columns [k, k + kInner) of a matrix into shared memory, zeros beyond its edges.
+// Rows [first, first + kRows) x columns [k, k + kInner) of a matrix into shared memory, zeros beyond its
+// edges.
 template <typename T, bool kAligned, int kRows>
-__device__ __forceinline__ void copy_tile(T* to, const T* matrix, std::int64_t first, std::int64_t num_rows, int k, int width) {
+__device__ __forceinline__ void copy_tile(T* to, const T* matrix, std::int64_t first, std::int64_t num_rows,
+                                          int k, int width) {
   constexpr int kChunks = kRows * MmaTile::kInner / 8;
   PSY_UNROLL
   for (int chunk = static_cast<int>(threadIdx.x); chunk < kChunks; chunk += MmaTile::kThreads) {
@@ -183,14 +194,15 @@ __device__ __forceinline__ void copy_tile(T* to, const T* matrix, std::int64_t f
       cp_async_16(place, from, in_matrix ? 16 : 0);
     } else {
       PSY_UNROLL
-      for (int i = 0; i < 8; ++i) place[i] = in_matrix && k + column + i < width ? from[i] : from_float<T>(0.0f);
+      for (int i = 0; i < 8; ++i)
+        place[i] = in_matrix && k + column + i < width ? from[i] : from_float<T>(0.0f);
     }
   }
 }
 
 template <typename T, bool kAligned>
-__global__ void __launch_bounds__(MmaTile::kThreads, 1) partials_kernel(HeadProblem problem, const float* logits,
-                                                                      HeadPartials partials) {
+__global__ void __launch_bounds__(MmaTile::kThreads, 1)
+    partials_kernel(HeadProblem problem, const float* logits, HeadPartials partials) {
   using Tile = MmaTile;
   PSY_DYNAMIC_SHARED(T, shared);
   const T* y = static_cast<const T*>(problem.y);
@@ -199,11 +211,13 @@ __global__ void __launch_bounds__(MmaTile::kThreads, 1) partials_kernel(HeadProb
   const int g = lane / 4, t = lane % 4, warp_row = warp / 2 * 32, warp_token = warp % 2 * 64;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * Tile::kRows;
   const int block = static_cast<int>(blockIdx.y), first_token = block * kBlockTokens;
-  const int stop_token = first_token + kBlockTokens < problem.vocab ? first_token + kBlockTokens : problem.vocab;
+  const int stop_token =
+      first_token + kBlockTokens < problem.vocab ? first_token + kBlockTokens : problem.vocab;
   const int num_steps = (problem.hidden + Tile::kInner - 1) / Tile::kInner;
   const int num_tiles = (stop_token - first_token + Tile::kTokens - 1) / Tile::kTokens;
 
-  // Each thread has rows g and g + 8 of two fragments, and keeps its own columns' sums of them over the whole block.
+  // Each thread has rows g and g + 8 of two fragments, and keeps its own columns' sums of them over the whole
+  // block.
   RowSums sums[4];
   float target_z[4];
   int target[4];
@@ -221,7 +235,8 @@ __global__ void __launch_bounds__(MmaTile::kThreads, 1) partials_kernel(HeadProb
       const int k = step % num_steps * Tile::kInner;
       copy_tile<T, kAligned, Tile::kRows>(stage, y, first_row, problem.num_rows, k, problem.hidden);
       copy_tile<T, kAligned, Tile::kTokens>(stage + Tile::kRows * Tile::kStride, lm_head,
-                                            first_token + step / num_steps * Tile::kTokens, problem.vocab, k, problem.hidden);
+                                            first_token + step / num_steps * Tile::kTokens, problem.vocab, k,
+                                            problem.hidden);
     }
     cp_async_commit();  // an empty group where there is nothing left, so that counts stay the same
   };
@@ -242,12 +257,14 @@ __global__ void __launch_bounds__(MmaTile::kThreads, 1) partials_kernel(HeadProb
         std::uint32_t a[2][4];
         PSY_UNROLL
         for (int part = 0; part < 2; ++part) {
-          ldmatrix_x4(a[part], a_tile + (warp_row + part * 16 + lane % 16) * Tile::kStride + k + lane / 16 * 8);
+          ldmatrix_x4(a[part],
+                      a_tile + (warp_row + part * 16 + lane % 16) * Tile::kStride + k + lane / 16 * 8);
         }
         PSY_UNROLL
         for (int pair = 0; pair < 4; ++pair) {  // 16 tokens at a time
           std::uint32_t b[4];
-          ldmatrix_x4(b, b_tile + (warp_token + pair * 16 + lane / 16 * 8 + lane % 8) * Tile::kStride + k + lane / 8 % 2 * 8);
+          ldmatrix_x4(b, b_tile + (warp_token + pair * 16 + lane / 16 * 8 + lane % 8) * Tile::kStride + k +
+                             lane / 8 % 2 * 8);
           const std::uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
           PSY_UNROLL
           for (int part = 0; part < 2; ++part) {
@@ -292,24 +309,27 @@ __global__ void __launch_bounds__(MmaTile::kThreads, 1) partials_kernel(HeadProb
   }
 }
 
-// fp32: tiles of 64 rows x 64 tokens x 16 inner by FMA, each thread 4 x 4; a row's sixteen threads stand side by side.
+// fp32: tiles of 64 rows x 64 tokens x 16 inner by FMA, each thread 4 x 4; a row's sixteen threads stand side
+// by side.
 struct FmaTile {
   static constexpr int kRows = 64, kTokens = 64, kInner = 16, kThreads = 256;
   static constexpr int kStride = kInner + 1;
   static constexpr std::size_t kSharedBytes = std::size_t{kRows + kTokens} * kStride * 4;
 };
 
-__global__ void __launch_bounds__(FmaTile::kThreads, 1) partials_fp32_kernel(HeadProblem problem, const float* logits,
-                                                                         HeadPartials partials) {
+__global__ void __launch_bounds__(FmaTile::kThreads, 1)
+    partials_fp32_kernel(HeadProblem problem, const float* logits, HeadPartials partials) {
   using Tile = FmaTile;
   PSY_DYNAMIC_SHARED(float, a_tile);
   float* b_tile = a_tile + Tile::kRows * Tile::kStride;
   const float* y = static_cast<const float*>(problem.y);
   const float* lm_head = static_cast<const float*>(problem.lm_head);
-  const int across = static_cast<int>(threadIdx.x % 16), down = static_cast<int>(threadIdx.x / 16), D = problem.hidden;
+  const int across = static_cast<int>(threadIdx.x % 16), down = static_cast<int>(threadIdx.x / 16),
+            D = problem.hidden;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * Tile::kRows;
   const int block = static_cast<int>(blockIdx.y), first_token = block * kBlockTokens;
-  const int stop_token = first_token + kBlockTokens < problem.vocab ? first_token + kBlockTokens : problem.vocab;
+  const int stop_token =
+      first_token + kBlockTokens < problem.vocab ? first_token + kBlockTokens : problem.vocab;
   RowSums sums[4];
   float target_z[4];
   int target[4];
@@ -330,7 +350,9 @@ __global__ void __launch_bounds__(FmaTile::kThreads, 1) partials_fp32_kernel(Hea
         a_tile[row * Tile::kStride + column] =
             in_width && first_row + row < problem.num_rows ? y[(first_row + row) * D + k + column] : 0.0f;
         b_tile[row * Tile::kStride + column] =
-            in_width && start + row < problem.vocab ? lm_head[static_cast<std::int64_t>(start + row) * D + k + column] : 0.0f;
+            in_width && start + row < problem.vocab
+                ? lm_head[static_cast<std::int64_t>(start + row) * D + k + column]
+                : 0.0f;
       }
       __syncthreads();
       const int steps = D - k < Tile::kInner ? D - k : Tile::kInner;
@@ -371,7 +393,8 @@ __global__ void __launch_bounds__(FmaTile::kThreads, 1) partials_fp32_kernel(Hea
 
 // A thread has a row: its blocks in their order.
 __global__ void __launch_bounds__(128)
-    merged_kernel(HeadProblem problem, const float* logits, HeadPartials partials, HeadResults results, int num_blocks) {
+    merged_kernel(HeadProblem problem, const float* logits, HeadPartials partials, HeadResults results,
+                  int num_blocks) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (row >= problem.num_rows) return;
   RowSums sums;
@@ -402,7 +425,8 @@ unsigned tiles_of(std::int64_t count, int size) { return static_cast<unsigned>((
 template <typename T>
 void score(const HeadProblem& problem, float* logits, const HeadPartials& partials, cudaStream_t stream) {
   const unsigned num_blocks = tiles_of(problem.vocab, kBlockTokens);
-  PSY_LAUNCH(gathered_kernel<T>, dim3(tiles_of(problem.num_rows, 64), static_cast<unsigned>(problem.num_slots)), dim3(128), 0,
+  PSY_LAUNCH(gathered_kernel<T>,
+             dim3(tiles_of(problem.num_rows, 64), static_cast<unsigned>(problem.num_slots)), dim3(128), 0,
              stream, problem, logits);
   const bool aligned = problem.hidden % 8 == 0 && reinterpret_cast<std::uintptr_t>(problem.y) % 16 == 0 &&
                        reinterpret_cast<std::uintptr_t>(problem.lm_head) % 16 == 0;
@@ -413,18 +437,20 @@ void score(const HeadProblem& problem, float* logits, const HeadPartials& partia
 }
 
 template <>
-void score<float>(const HeadProblem& problem, float* logits, const HeadPartials& partials, cudaStream_t stream) {
+void score<float>(const HeadProblem& problem, float* logits, const HeadPartials& partials,
+                  cudaStream_t stream) {
   const unsigned num_blocks = tiles_of(problem.vocab, kBlockTokens);
   const std::int64_t num_logits = static_cast<std::int64_t>(problem.num_rows) * problem.num_slots;
   PSY_LAUNCH(gathered_kernel<float>, dim3(tiles_of(num_logits, 128)), dim3(128), 0, stream, problem, logits);
-  PSY_LAUNCH(partials_fp32_kernel, dim3(tiles_of(problem.num_rows, FmaTile::kRows), num_blocks), dim3(FmaTile::kThreads),
-             FmaTile::kSharedBytes, stream, problem, static_cast<const float*>(logits), partials);
+  PSY_LAUNCH(partials_fp32_kernel, dim3(tiles_of(problem.num_rows, FmaTile::kRows), num_blocks),
+             dim3(FmaTile::kThreads), FmaTile::kSharedBytes, stream, problem,
+             static_cast<const float*>(logits), partials);
 }
 
 }  // namespace
 
-void linear_nll(const HeadProblem& problem, float* logits, const HeadPartials& partials, const HeadResults& results,
-                Operand operand, cudaStream_t stream) {
+void linear_nll(const HeadProblem& problem, float* logits, const HeadPartials& partials,
+                const HeadResults& results, Operand operand, cudaStream_t stream) {
   if (problem.num_rows == 0) return;
   with_operand(operand, [&](auto type) { score<decltype(type)>(problem, logits, partials, stream); });
   const int num_blocks = static_cast<int>(tiles_of(problem.vocab, kBlockTokens));

@@ -28,7 +28,7 @@ struct HeadResults {
 };
 
 // logits [num_rows, num_slots] and the partials are scratch.
-void linear_nll(const HeadProblem& problem, float* logits, const HeadPartials& partials, const HeadResults& results,
-                Operand operand, cudaStream_t stream);
+void linear_nll(const HeadProblem& problem, float* logits, const HeadPartials& partials,
+                const HeadResults& results, Operand operand, cudaStream_t stream);
 
 }  // namespace psy::cuda
