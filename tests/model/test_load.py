@@ -83,7 +83,6 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, damage):
         ({"architectures": ["MyModel"], "auto_map": {"AutoModel": "x"}}, "remote code is never run"),
         ({"hidden_act": "relu6"}, "relu6"),
         ({"mlp_bias": True}, "mlp_bias"),
-        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"num_hidden_layers": ...}, "num_hidden_layers"),

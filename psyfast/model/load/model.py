@@ -11,9 +11,10 @@ import torch
 
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.config import traits_from_config, traits_from_gguf
+from psyfast.model.load.config import quantisation_of, traits_from_config, traits_from_gguf
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located
+from psyfast.model.load.quantised.files import QuantisedFiles
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
 from psyfast.model.load.weights import ResidentWeights, load_resident
@@ -37,8 +38,11 @@ def open_model(located: Located) -> tuple[Traits, TensorFiles]:
     if located.kind == "gguf":
         gguf_file = GgufFile(located.path)
         return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, str(located.path)), gguf_file
-    traits = traits_from_config(read_config(located.path), str(located.path))
-    return traits, SafetensorsFiles(located.path)
+    where = str(located.path)
+    config = read_config(located.path)
+    traits, files = traits_from_config(config, where), SafetensorsFiles(located.path)
+    settings = quantisation_of(config, where)
+    return traits, QuantisedFiles(files, settings, where) if settings else files
 
 
 def load_model(

@@ -17,6 +17,7 @@ from torch import Tensor
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
+from psyfast.model.load.quantised.tensor import RawTensor
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
 
 
@@ -91,6 +92,12 @@ class SafetensorsFiles:
     def stored_as(self) -> tuple[str, ...]:
         """The stored types, the most frequent first."""
         return by_frequency(str(entry["dtype"]) for _, entry, _ in self._headers.values())
+
+    def raw(self, name: str) -> RawTensor:
+        """Where a tensor's bytes lie, of whatever type."""
+        file, entry, first = self._headers[name]
+        start, stop = entry["data_offsets"]
+        return RawTensor(name, file, first + start, self.shapes[name], entry["dtype"], stop - start)
 
     def _stored(self, name: str) -> StoredTensor:
         file, entry, first = self._headers[name]
