@@ -150,7 +150,7 @@ class ModelRun:
             "stored_as": list(model.stored_as),
             "dtype": str(model.weights.embedding.dtype).removeprefix("torch."),
             "quantisation": model.stored_as[0] if model.stored_as[0] not in ("F32", "F16", "BF16") else None,
-            "adapters": [],
+            "adapters": [] if self.located.adapter is None else [str(self.located.adapter)],
             "traits": json.loads(json.dumps(asdict(model.traits))),
             "window_slots": self.memory.window_slots,
             "memory": asdict(self.memory),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from psyfast.errors import ModelError
+from psyfast.model.load.adapter import AdaptedFiles, read_adapter
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.config import quantisation_of, traits_from_config, traits_from_gguf
 from psyfast.model.load.config_file import read_config
@@ -34,11 +35,18 @@ class LoadedModel:
 
 
 def open_model(located: Located) -> tuple[Traits, TensorFiles]:
-    """Traits and tensor files of a model, without reading weights; ModelError where it cannot be loaded."""
+    """Traits and tensor files of a model, without reading its matrices; ModelError where it cannot be loaded."""
+    traits, files = _open_base(located)
+    if located.adapter is None:
+        return traits, files
+    return traits, AdaptedFiles(files, read_adapter(located.adapter), tied_head=traits.tied_head)
+
+
+def _open_base(located: Located) -> tuple[Traits, TensorFiles]:
+    where = str(located.path)
     if located.kind == "gguf":
         gguf_file = GgufFile(located.path)
-        return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, str(located.path)), gguf_file
-    where = str(located.path)
+        return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, where), gguf_file
     config = read_config(located.path)
     traits, files = traits_from_config(config, where), SafetensorsFiles(located.path)
     settings = quantisation_of(config, where)
