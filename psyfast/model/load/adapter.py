@@ -54,9 +54,9 @@ class LowRank:
     scale: float
     path: Path
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows [start, stop) of the sum's second term, fp32."""
-        return (self.up_OR[start:stop] @ self.down_RI) * self.scale
+    def add_to(self, values: Tensor, start: int) -> None:
+        """Adds rows from `start` on to `values`, fp32."""
+        values.addmm_(self.up_OR[start : start + len(values)], self.down_RI, alpha=self.scale)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ class AdaptedFiles:
             start = first_row + begin
             values = torch.empty(piece.shape)
             self._read_base(name, values, start)
-            piece.copy_(values.add_(part.rows(start, start + len(piece))))
+            part.add_to(values, start)
+            piece.copy_(values)
             require_finite(piece, name, part.path)
 
     def _read_base(self, name: str, out: Tensor, first_row: int) -> None:

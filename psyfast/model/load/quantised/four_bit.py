@@ -59,13 +59,14 @@ def four_bit(codes: RawTensor, parts: Mapping[str, RawTensor]) -> QuantisedTenso
     quant_map.require(("F32",), (16,))
     values = quant_map.whole(torch.float32)
     pairs = torch.stack([values[:, None].expand(16, 16), values[None].expand(16, 16)], -1).reshape(256, 2).contiguous()
+    two_at_once = pairs.view(torch.float64).view(-1)  # a byte's two values, moved as one number
 
     def rows(start: int, stop: int) -> Tensor:
         first, last = start * shape[1], stop * shape[1]
         first_block, last_block = first // scales.block, -(-last // scales.block)
         begin, end = first_block * scales.block, min(last_block * scales.block, num_values)
         stored = torch.from_numpy(codes.read(begin // 2, -(-end // 2)))
-        blocks = pairs.index_select(0, stored.int()).view(-1)[: end - begin]
+        blocks = two_at_once.index_select(0, stored.int()).view(torch.float32)[: end - begin]
         of_blocks = scales.of_blocks(first_block, last_block)
         whole = (end - begin) // scales.block * scales.block
         blocks[:whole].view(-1, scales.block).mul_(of_blocks[: whole // scales.block, None])

@@ -20,6 +20,7 @@ from psyfast.errors import ModelError
 from psyfast.model.load.quantised.tensor import QuantisedTensor, RawTensor
 
 WORD_BITS = 32
+MIN_ROWS = 512
 _AWQ_SHIFTS = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
 """Where the output 0, 1, … of a word's eight stands: 0 2 4 6 1 3 5 7 from the lowest bits up."""
 
@@ -55,7 +56,7 @@ def gptq(name: str, parts: Mapping[str, RawTensor], packing: Packing) -> Quantis
         scale = scale_GO[:, start:stop].T[:, group_of_in]
         return (torch.from_numpy(codes).float() - zero_GO[:, start:stop].T[:, group_of_in]) * scale
 
-    return QuantisedTensor(name, qweight.file, (num_out, num_in), f"gptq{bits}", torch.float32, rows)
+    return QuantisedTensor(name, qweight.file, (num_out, num_in), f"gptq{bits}", torch.float32, rows, MIN_ROWS)
 
 
 def awq(name: str, parts: Mapping[str, RawTensor], packing: Packing) -> QuantisedTensor:
@@ -78,7 +79,7 @@ def awq(name: str, parts: Mapping[str, RawTensor], packing: Packing) -> Quantise
         zeros, scale = zero_GO[:, start:stop][group_of_in], scale_GO[:, start:stop][group_of_in]
         return ((codes.float() - zeros) * scale).T
 
-    return QuantisedTensor(name, qweight.file, (num_out, num_in), "awq4", torch.float32, rows)
+    return QuantisedTensor(name, qweight.file, (num_out, num_in), "awq4", torch.float32, rows, MIN_ROWS)
 
 
 def _part(name: str, parts: Mapping[str, RawTensor], suffix: str) -> RawTensor:

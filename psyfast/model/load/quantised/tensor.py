@@ -56,7 +56,8 @@ class RawTensor:
 class QuantisedTensor:
     """A matrix [rows, columns] of de-quantised values.
 
-    kind: what it is stored as, for users (`nf4`). dtype: of its values. rows(start, stop): those rows, in fp32 or in `dtype`.
+    kind: what it is stored as, for users (`nf4`). dtype: of its values. rows(start, stop): those rows, in fp32 or in `dtype`. min_rows:
+    that are made at a time, for formats that store a matrix by columns, of which short runs are slow to read.
     """
 
     name: str
@@ -65,11 +66,12 @@ class QuantisedTensor:
     kind: str
     dtype: torch.dtype
     rows: Callable[[int, int], Tensor]
+    min_rows: int = 1
 
     def read_into(self, out: Tensor, first_row: int = 0) -> None:
         """Fill `out` with rows from first_row on, in its own type. ModelError for NaN and infinities."""
         self.file.require_unchanged()
-        step = max(MIN_ROWS, PIECE_VALUES // self.shape[1])
+        step = max(self.min_rows, PIECE_VALUES // self.shape[1], 1)
         for begin in range(0, len(out), step):
             piece = out[begin : begin + step]
             values = self.rows(first_row + begin, first_row + begin + len(piece)).to(self.dtype)
@@ -82,7 +84,3 @@ class QuantisedTensor:
         for place, row in enumerate(rows_N.tolist()):
             self.read_into(out[place : place + 1], row)
         return out
-
-
-MIN_ROWS = 512
-"""Rows that are de-quantised at a time, or more: some formats store a matrix by columns, of which short runs are slow to read."""
