@@ -38,6 +38,31 @@ def planned_memory(
     slots: of the longest transcript. window_slots: where they are given. still_to_load: bytes that the process will have
     taken by the time that weights are read.
     """
+    value_bytes, where = files.dtype(EMBEDDING).itemsize, str(files.files[0].parent)
+    return planned_memory_of(
+        config,
+        operators,
+        traits,
+        value_bytes,
+        where,
+        slots=slots,
+        window_slots=window_slots,
+        still_to_load=still_to_load,
+    )
+
+
+def planned_memory_of(
+    config: ScoreConfig,
+    operators: Operators,
+    traits: Traits,
+    value_bytes: int,
+    where: str,
+    *,
+    slots: int = MIN_WINDOW_SLOTS,
+    window_slots: int | None = None,
+    still_to_load: int = 0,
+) -> MemoryPlan:
+    """The same of a model whose files need not be there. value_bytes: of a weight as stored; where: what errors call it."""
     limit = config.memory_limit_bytes()
     needs = MemoryNeeds(
         limit_bytes=default_limit() if limit is None else limit,
@@ -47,8 +72,7 @@ def planned_memory(
         slots=slots,
         window_slots=window_slots,
     )
-    sizes = model_sizes(traits, operators, files.dtype(EMBEDDING).itemsize)
-    return plan_memory(sizes, needs, config.weights, str(files.files[0].parent))
+    return plan_memory(model_sizes(traits, operators, value_bytes), needs, config.weights, where)
 
 
 def resident_bytes() -> int:

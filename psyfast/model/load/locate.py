@@ -27,6 +27,7 @@ HUB_FILES = (
     "chat_template*",
 )
 """What is fetched of a hub repository: no pickles, no code, no copies of the weights in other formats."""
+BESIDE_WEIGHTS = tuple(name for name in HUB_FILES if "safetensors" not in name)
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 ADAPTER_HINT = "it is an adapter: name its base with --model, and this with --adapter"
@@ -66,14 +67,15 @@ ALIASES = {
 """Models with a short name. Their packages' code is never imported, only their file is read."""
 
 
-def locate(model: str, revision: str | None = None) -> Located:
+def locate(model: str, revision: str | None = None, *, with_weights: bool = True) -> Located:
     """Find a model; a hub id is downloaded if it is not in the cache. `BASE + ADAPTER` is a model with an adapter over it.
+    with_weights=False downloads what there is beside the weights alone.
 
     Raises ModelError where there is none (saying what was tried) and UsageError for a revision of anything local.
     """
     base, plus, adapter = model.partition(WITH_ADAPTER)
     if plus and not Path(model).expanduser().exists():
-        return _with_adapter(locate(base, revision), adapter.strip(), model)
+        return _with_adapter(locate(base, revision, with_weights=with_weights), adapter.strip(), model)
     if not model.strip():
         raise UsageError("the model's name is empty; give an alias, a folder, a .gguf file or a hub id")
     path = Path(model).expanduser()
@@ -86,7 +88,7 @@ def locate(model: str, revision: str | None = None) -> Located:
         return _local(model, path)
     if _looks_like_path(model):
         raise ModelError(f"{model}: there is no such file or folder{_close_names(path)}")
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, HUB_FILES if with_weights else BESIDE_WEIGHTS)
 
 
 def with_adapters(models: Sequence[str], adapters: Sequence[str]) -> tuple[str, ...]:
@@ -171,8 +173,8 @@ def _close_names(path: Path) -> str:
     return f"; {folder} has {', '.join(close)}" if close else ""
 
 
-def _from_hub(model: str, revision: str | None) -> Located:
-    path = _downloaded(model, revision, HUB_FILES)
+def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Located:
+    path = _downloaded(model, revision, files)
     if not (path / "config.json").is_file():
         what = ADAPTER_HINT if (path / ADAPTER_CONFIG).is_file() else "name one that holds a transformers model"
         raise ModelError(f"{model}: the hub repository has no config.json; {what}")

@@ -15,6 +15,7 @@ from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.config import quantisation_of, traits_from_config, traits_from_gguf
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located
+from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.quantised.files import QuantisedFiles
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
@@ -40,6 +41,33 @@ def open_model(located: Located) -> tuple[Traits, TensorFiles]:
     if located.adapter is None:
         return traits, files
     return traits, AdaptedFiles(files, read_adapter(located.adapter), tied_head=traits.tied_head)
+
+
+def traits_of(located: Located) -> Traits:
+    """Traits of a model whose weights need not be there: its configuration is read alone (of a GGUF file, its header)."""
+    if located.kind == "gguf":
+        return open_model(located)[0]
+    return traits_from_config(read_config(located.path), str(located.path))
+
+
+def stored_size(located: Located, num_params: int) -> tuple[int, int]:
+    """Bytes of the weights' files, and of a value of the embedding; where they are not there, what the configuration says of them."""
+    try:
+        _, files = open_model(located)
+    except ModelError:
+        if located.kind == "gguf" or any(located.path.glob("*.safetensors")):
+            raise
+    else:
+        return sum(path.stat().st_size for path in files.files), files.dtype(EMBEDDING).itemsize
+    config = read_config(located.path)
+    said = config.get("dtype", config.get("torch_dtype", "bfloat16"))
+    value_bytes = 4 if said == "float32" else 2
+    method = quantisation_of(config, str(located.path))
+    bits = 8 * value_bytes
+    if method:
+        is_8 = method.get("quant_method") == "fp8" or method.get("load_in_8bit")
+        bits = 8 if is_8 else int(method.get("bits", 4))
+    return num_params * bits // 8, value_bytes
 
 
 def _open_base(located: Located) -> tuple[Traits, TensorFiles]:
