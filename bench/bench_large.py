@@ -1,8 +1,8 @@
-"""A model of 70B's shape in nf4 with a LoRA over it, a few layers of it, under a memory limit: what a layer costs, part by part.
+"""A model of 70B's shape in nf4 with LoRAs over it, a few layers of it, under a memory limit: what a layer costs, part by part.
 
     python bench/bench_large.py --data TRANSCRIPTS.jsonl --memory-limit 6GB
 
-Makes a model folder of random codes and scales (4 layers: 5.9 GB, deleted afterwards) and an adapter, and scores the transcripts
+Makes a model folder of random codes and scales (4 layers: 5.9 GB, deleted afterwards) and adapters, and scores the transcripts
 by the command line. Then one layer's parts by themselves, in one thread, as the thread does that prepares a layer while
 another is run: reading its bytes, de-quantising and merging, packing. Prints one JSON line, with what 80 layers would take.
 """
@@ -49,8 +49,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="psyfast-large-") as name:
         folder = Path(name)
         make_model(folder / "model", args.layers)
-        make_adapter(folder / "lora", args.layers, args.rank)
-        parts = time_parts(f"{folder / 'model'} + {folder / 'lora'}")
+        for adapter_idx in range(args.adapters):
+            make_adapter(folder / f"lora-{adapter_idx}", args.layers, args.rank)
+        parts = time_parts(f"{folder / 'model'} + {folder / 'lora-0'}")
         manifest = score(folder, args)
     print(json.dumps(line(manifest, parts, args)), flush=True)
 
@@ -61,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=1, help="transcripts")
     parser.add_argument("--memory-limit", default="6GB")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--adapters", type=int, default=1, help="over the one base, in one run")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", help="where the model is made; default: the system's folder for temporary files")
@@ -196,13 +198,14 @@ def score(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def line(manifest: dict[str, Any], parts: dict[str, float], args: argparse.Namespace) -> dict[str, Any]:
-    (model,) = manifest["models"].values()
+    model = manifest["models"]["model+lora-0"]
     engine = manifest["seconds"]["engine"]
-    tokens = manifest["tokens"]["model+lora"]["plain"]["total"]
-    a_layer = engine / args.layers
+    tokens = manifest["tokens"]["model+lora-0"]["plain"]["total"]
+    a_layer = engine / args.layers / args.adapters
     return {
         "case": "70B's shape, nf4 + LoRA",
         "layers": args.layers,
+        "adapters": args.adapters,
         "tokens": tokens,
         "window_slots": model["window_slots"],
         "read_ahead": model["memory"]["read_ahead"],

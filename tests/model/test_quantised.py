@@ -225,6 +225,14 @@ def test_options_that_are_not_known_are_refused(tmp_path, settings, message):
         files_of(folder)
 
 
+def test_a_configuration_that_is_no_object(tmp_path):
+    folder = make_llama(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": "4bit"}))
+    with pytest.raises(ModelError, match="'quantization_config' is '4bit', expected an object"):
+        files_of(folder)
+
+
 @pytest.mark.parametrize("part", [".quant_map", ".absmax", ".quant_state.bitsandbytes__nf4", ".nested_absmax", ""])
 def test_a_part_of_a_four_bit_matrix_that_is_missing_is_named(tmp_path, part):
     folder = quantised_by_transformers(

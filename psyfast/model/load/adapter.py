@@ -18,7 +18,7 @@ from torch import Tensor
 
 from psyfast.errors import ModelError
 from psyfast.model.load.locate import ADAPTER_CONFIG
-from psyfast.model.load.names import EMBEDDING, HEAD, plain_name
+from psyfast.model.load.names import EMBEDDING, FINAL_NORM, HEAD, plain_name
 from psyfast.model.load.stored import require_finite
 from psyfast.model.load.tensors import SafetensorsFiles, TensorFiles, whole
 
@@ -95,6 +95,12 @@ def read_adapter(folder: Path) -> Adapter:
     if not low_rank and not replaced:
         raise ModelError(f"{folder}: {WEIGHTS}.safetensors holds no tensor; train the adapter, or save it again")
     return Adapter(folder, files.files, low_rank, replaced)
+
+
+def brings_a_head(folder: Path) -> bool:
+    """Whether an adapter changes the final norm or the LM head, by the names of its tensors alone."""
+    names = (plain_name(name.removeprefix("base_model.model.")) for name in SafetensorsFiles(folder, WEIGHTS).shapes)
+    return any(name.startswith(("lm_head.", FINAL_NORM + ".")) for name in names)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
