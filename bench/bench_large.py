@@ -185,7 +185,7 @@ def score(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "--model",
         str(folder / "model"),
         "--adapter",
-        str(folder / "lora"),
+        ",".join(str(folder / f"lora-{adapter_idx}") for adapter_idx in range(args.adapters)),
         "--memory-limit",
         args.memory_limit,
     ]
