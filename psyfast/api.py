@@ -91,7 +91,8 @@ def score(
 ) -> ScoreResult:
     """Score every marked response of some transcripts under one model or several.
 
-    model: the alias `smollm2-135m-instruct`, a local Hugging Face folder, a `.gguf` file, a hub id; or several.
+    model: the alias `smollm2-135m-instruct`, a local Hugging Face folder, a `.gguf` file, a hub id; or several. `BASE +
+    ADAPTER` (with the spaces) is a model with a LoRA adapter over it.
     transcripts: a path (file, folder of studies), a data set id, several of these, or rows as dicts with a `text` (as
     in a `.jsonl` file) or `Transcript`s. options: "data" for the field `options`; "auto" to find the choice sets of
     transcripts that bring none (docs/options-and-trials.md); or a function of a `Transcript` that returns one list of

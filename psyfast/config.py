@@ -125,6 +125,17 @@ def bytes_of(size: int | str) -> int:
     return num_bytes
 
 
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of "90s", "30m", "1.5 h", "2d". Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?(s|m|min|h|d)", duration.strip())
+    if found is None or not (seconds := float(found[1]) * _SECONDS[found[2]]):
+        raise UsageError(f"'{duration}' is not a time; give a number with a unit: 90s, 30m, 2h, 1.5d")
+    return seconds
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")

@@ -5,7 +5,7 @@ K and V live for one layer at a time, in pages that every layer writes anew, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from psyfast.model.decoder import run_layer
 from psyfast.model.traits import Traits
 from psyfast.ops.records import HeadScores, HeadWeights, Pages, PreparedLayer, RopeTables
-from psyfast.ops.registry import Operators
+from psyfast.ops.registry import LinearNll, Operators
 from psyfast.plan.batch import Batch
 from psyfast.plan.flops import ModelShape
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
@@ -42,37 +42,61 @@ class Engine:
     """A model ready to run batches: its traits, weights and resolved operators (the LM head prepared once).
 
     sparse=False computes every row of the last layer and of the LM head, whether it is wanted or not: the same results
-    for more work, for comparison.
+    for more work, for comparison. linear_nll: of another engine with the same final norm and LM head.
     """
 
-    def __init__(self, traits: Traits, weights: WeightSource, operators: Operators, *, sparse: bool = True) -> None:
+    def __init__(
+        self,
+        traits: Traits,
+        weights: WeightSource,
+        operators: Operators,
+        *,
+        sparse: bool = True,
+        linear_nll: LinearNll | None = None,
+    ) -> None:
         self.traits = traits
         self.operators = operators
         self.sparse = sparse
-        self._weights = weights
-        self._linear_nll = operators.make_linear_nll(weights.head())
+        self.weights = weights
+        self.linear_nll = linear_nll or operators.make_linear_nll(weights.head())
 
-    @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> HeadScores:
         """Score a batch's entries; `on_layer(i)` is called after layer i (for progress)."""
-        num_entries = len(batch.rows_N)
-        if not self.sparse:
-            batch = with_every_row(batch)
-        device = self.operators.device
-        x_TD = self._weights.embed(torch.from_numpy(batch.token_ids_T).to(device))
-        rows_N, row_of_entry = torch.from_numpy(batch.rows_N).to(device).unique(return_inverse=True)
-        if len(batch.token_ids_T):
-            pages = allocate_pages(batch.pages, batch.positions_T, self.traits, self.operators)
-            last = self.traits.num_layers - 1
-            for layer_idx in range(self.traits.num_layers):
-                # Nothing depends on the last layer's other rows: only their keys and values are needed.
-                wanted = rows_N if layer_idx == last and self.sparse else None
-                x_TD = run_layer(x_TD, pages, self._weights.layer(layer_idx), self.operators, wanted)
-                if on_layer is not None:
-                    on_layer(layer_idx)
-        x_ND = x_TD[row_of_entry].contiguous()
-        scores = self._linear_nll(x_ND, torch.from_numpy(batch.target_N), torch.from_numpy(batch.option_ids_NK))
-        return scores if self.sparse else scores.first(num_entries)
+        return run_together([self], batch, on_layer)[0]
+
+
+@torch.inference_mode()
+def run_together(
+    engines: Sequence[Engine], batch: Batch, on_layer: Callable[[int], None] | None = None
+) -> list[HeadScores]:
+    """Score a batch under several models of the same traits and operators, layer by layer in step, so that what they have
+    in common is read once. Every engine's results are those of `Engine.run`.
+    """
+    first = engines[0]
+    traits, operators, sparse = first.traits, first.operators, first.sparse
+    num_entries = len(batch.rows_N)
+    if not sparse:
+        batch = with_every_row(batch)
+    device = operators.device
+    token_ids_T = torch.from_numpy(batch.token_ids_T).to(device)
+    hidden = [engine.weights.embed(token_ids_T) for engine in engines]
+    rows_N, row_of_entry = torch.from_numpy(batch.rows_N).to(device).unique(return_inverse=True)
+    if len(batch.token_ids_T):
+        pages = allocate_pages(batch.pages, batch.positions_T, traits, operators)
+        last = traits.num_layers - 1
+        for layer_idx in range(traits.num_layers):
+            # Nothing depends on the last layer's other rows: only their keys and values are needed.
+            wanted = rows_N if layer_idx == last and sparse else None
+            for which, engine in enumerate(engines):
+                hidden[which] = run_layer(hidden[which], pages, engine.weights.layer(layer_idx), operators, wanted)
+            if on_layer is not None:
+                on_layer(layer_idx)
+    target_N, option_ids_NK = torch.from_numpy(batch.target_N), torch.from_numpy(batch.option_ids_NK)
+    scores = [
+        engine.linear_nll(x_TD[row_of_entry].contiguous(), target_N, option_ids_NK)
+        for engine, x_TD in zip(engines, hidden, strict=True)
+    ]
+    return scores if sparse else [one.first(num_entries) for one in scores]
 
 
 def with_every_row(batch: Batch) -> Batch:

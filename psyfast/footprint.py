@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from psyfast.model.traits import Traits
 from psyfast.ops.records import Lane
 from psyfast.ops.reference import ROWS_A_CHUNK, ROWS_A_TILE
@@ -19,6 +21,20 @@ def model_sizes(traits: Traits, operators: Operators, stored_bytes: int) -> Mode
     if operators.device.type != "cpu":  # none of it is in this process's memory
         return ModelSizes(traits.num_layers, 0, 0, 0, HOST_BYTES_A_SLOT)
     return _native(traits, operators.lane) if operators.isa else _reference(traits, operators.lane, stored_bytes)
+
+
+def sizes_together(sizes: ModelSizes, traits: Traits, num_models: int, num_heads: int) -> ModelSizes:
+    """The same for models that differ by adapters and are run in step: layers and residuals of each, and their LM heads.
+
+    The base's values of an MLP are kept, in fp32 at most, until all have read them.
+    """
+    return replace(
+        sizes,
+        layer_bytes=num_models * sizes.layer_bytes,
+        head_bytes=num_heads * sizes.head_bytes,
+        reading_bytes=num_models * sizes.reading_bytes + 12 * traits.hidden_size * traits.intermediate_size,
+        slot_bytes=sizes.slot_bytes + (num_models - 1) * 4 * traits.hidden_size,
+    )
 
 
 def _native(traits: Traits, lane: Lane) -> ModelSizes:

@@ -18,7 +18,7 @@ from psyfast.data.encoded import Protocol
 from psyfast.data.transcripts import ReadOptions, TranscriptReader
 from psyfast.data.trials import TrialNumbers
 from psyfast.errors import UsageError
-from psyfast.model.load.locate import ALIASES, Located, locate
+from psyfast.model.load.locate import ALIASES, WITH_ADAPTER, Located, locate
 from psyfast.store.run_folder import RunFolder
 
 
@@ -92,8 +92,15 @@ def with_absolute_paths(config: ScoreConfig) -> ScoreConfig:
     return replace(
         config,
         sources=tuple(map(_absolute, config.sources)),
-        models=tuple(model if model in ALIASES else _absolute(model) for model in config.models),
+        models=tuple(map(_absolute_model, config.models)),
     )
+
+
+def _absolute_model(name: str) -> str:
+    base, plus, adapter = ("", "", name) if Path(name).expanduser().exists() else name.rpartition(WITH_ADAPTER)
+    if not plus:
+        return name if name in ALIASES else _absolute(name)
+    return f"{_absolute_model(base)}{WITH_ADAPTER}{_absolute(adapter)}"
 
 
 def _absolute(name: str) -> str:

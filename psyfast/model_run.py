@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -22,13 +23,13 @@ from psyfast.data.encoded import Limits
 from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
-from psyfast.engine import Engine, model_shape
+from psyfast.engine import Engine, model_shape, run_together
 from psyfast.errors import DataError, RunInterruptedError, UsageError
 from psyfast.model.load.locate import Located
-from psyfast.model.load.model import LoadedModel, file_hashes, load_model, open_model
+from psyfast.model.load.model import LoadedModel, file_hashes, load_together, num_heads_of, open_model
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.model.traits import Traits
-from psyfast.ops.registry import Operators
+from psyfast.ops.registry import LinearNll, Operators
 from psyfast.parts import Cost, Missing, PartNumbers, Row, missing_ranges, part_record, window_costs, window_rows
 from psyfast.plan.batch import batch_builder, plan_batch
 from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
@@ -60,7 +61,11 @@ class Spent:
 
 
 class ModelRun:
-    """Scores a run's transcripts under one model: `open`, then `score`."""
+    """Scores a run's transcripts under one model: `open`, then `score`; or several in step (`open_together`)."""
+
+    memory: MemoryPlan
+    model: LoadedModel
+    engine: Engine
 
     def __init__(
         self,
@@ -87,32 +92,47 @@ class ModelRun:
 
     def open(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         """Load the model and return its entry of the manifest; RunError if the run had another under its name."""
-        started, cpu_started = time.perf_counter(), time.process_time()
-        self.tokenizer = Tokenizer(load_tokenizer(self.located))
-        self.memory = self._plan_memory(recorded)
-        streamed = self.memory.weights == "streamed"
-        self.model = load_model(self.located, self.operators, streamed=streamed, read_ahead=self.memory.read_ahead)
-        self._to_close.callback(self.model.weights.close)
-        self.engine = Engine(self.model.traits, self.model.weights, self.operators, sparse=self.config.sparse)
-        entry = self._entry(self.model)
-        if recorded is not None:
-            require_same_model(recorded, entry, str(self.run.path))
-        entry["seconds_to_load"] = time.perf_counter() - started
-        entry["cpu_seconds_to_load"] = time.process_time() - cpu_started
-        return entry
+        return open_together([self], [recorded])[0]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's, loaded when it is first wanted."""
+        return Tokenizer(load_tokenizer(self.located))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of what it is scored under."""
+        return self._renderer.names
+
+    def use(self, model: LoadedModel, lead: ModelRun, linear_nll: LinearNll | None) -> None:
+        """Take a loaded model, with what it shares with the one that was opened first."""
+        self.tokenizer, self.memory, self.model = lead.tokenizer, lead.memory, model
+        self._to_close.callback(model.weights.close)
+        self.engine = Engine(
+            model.traits, model.weights, self.operators, sparse=self.config.sparse, linear_nll=linear_nll
+        )
 
     def close(self) -> None:
         """End what reads weights in the background."""
         self._to_close.close()
 
-    def _plan_memory(self, recorded: Mapping[str, Any] | None) -> MemoryPlan:
+    def plan_memory(self, recorded: Mapping[str, Any] | None, together: Sequence[Located]) -> MemoryPlan:
         """What the weights and a window may take, now that the tokenizer is loaded and the data are known."""
         traits, files = open_model(self.located)
         window_slots = self.config.window_slots
         if window_slots is None and recorded is not None:
             window_slots = int(recorded["window_slots"])
         slots = self._slots_of_longest(traits)
-        plan = planned_memory(self.config, self.operators, traits, files, slots=slots, window_slots=window_slots)
+        plan = planned_memory(
+            self.config,
+            self.operators,
+            traits,
+            files,
+            slots=slots,
+            window_slots=window_slots,
+            num_together=len(together),
+            num_heads=num_heads_of(together),
+        )
         log.info(
             "%s: weights %s, windows of %d tokens, planned to take %s of %s",
             self.located.model_id,
@@ -136,7 +156,9 @@ class ModelRun:
         builder.add([request])
         return builder.num_slots
 
-    def _entry(self, model: LoadedModel) -> dict[str, Any]:
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of the model."""
+        model = self.model
         return {
             "model_id": model.model_id,
             "name": self.located.name,
@@ -150,7 +172,7 @@ class ModelRun:
             "stored_as": list(model.stored_as),
             "dtype": str(model.weights.embedding.dtype).removeprefix("torch."),
             "quantisation": model.stored_as[0] if model.stored_as[0] not in ("F32", "F16", "BF16") else None,
-            "adapters": [],
+            "adapters": [] if self.located.adapter is None else [str(self.located.adapter)],
             "traits": json.loads(json.dumps(asdict(model.traits))),
             "window_slots": self.memory.window_slots,
             "memory": asdict(self.memory),
@@ -158,15 +180,19 @@ class ModelRun:
 
     def score(self, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None) -> None:
         """Make every part that is missing."""
-        finished = {name: self.run.finished_parts(self.model.model_id, name) for name in self._renderer.names}
-        numbers = {name: PartNumbers(records) for name, records in finished.items()}
-        meter = self.meter(on_progress)
-        transcripts = _Checked(iter(self.reader), self._digests)
-        for missing in missing_ranges(finished):
-            meter.skip(transcripts.skip_to(missing.start))
-            pending = islice(transcripts, None if missing.stop is None else missing.stop - missing.start)
-            for _ in self.score_range(missing, pending, numbers, meter):
-                self.stop_if_asked(should_stop)
+        score_together([self], on_progress, should_stop)
+
+    def finished(self) -> dict[str, list[PartRecord]]:
+        """The parts that are there, by condition."""
+        return {name: self.run.finished_parts(self.located.model_id, name) for name in self._renderer.names}
+
+    def missing(self) -> list[Missing]:
+        """What is still to be scored."""
+        return missing_ranges(self.finished())
+
+    def checked_transcripts(self) -> _Checked:
+        """The run's transcripts from the first on."""
+        return _Checked(iter(self.reader), self._digests)
 
     def meter(self, on_progress: OnProgress | None) -> Meter:
         """What measures how far this model is."""
@@ -181,10 +207,15 @@ class ModelRun:
             )
 
     def score_range(
-        self, missing: Missing, transcripts: Iterator[Transcript], numbers: Mapping[str, PartNumbers], meter: Meter
+        self,
+        missing: Missing,
+        transcripts: Iterator[Transcript],
+        numbers: Mapping[str, PartNumbers],
+        meter: Meter,
+        in_step: Sequence[tuple[ModelRun, Mapping[str, PartNumbers]]] = (),
     ) -> Iterator[tuple[PartRecord, ...]]:
         """Score consecutive transcripts under some conditions; yields the records of every window's parts, once they are
-        written.
+        written. in_step: other models of the same base that are scored with this one, with their numbers of parts.
         """
         stopwatch = _Stopwatch()
         limits = Limits(self.config.context_limit, self.model.traits.max_positions)
@@ -192,19 +223,36 @@ class ModelRun:
         works = self._timed(prepared(transcripts, renderer, self.tokenizer, limits, num_workers=num_workers), stopwatch)
         start, slots, share = missing.start, self.memory.window_slots, self.config.share
         for window in windows(works, lambda work: work.requests, slots, share=share):
-            rows, costs = self._score_window(window, len(renderer.names), stopwatch, meter)
-            schema = responses_schema(per_token=self.config.per_token)
-            records = []
-            for condition_idx, name in enumerate(renderer.names):
-                of_one = rows[condition_idx]
-                record = part_record(
-                    numbers[name].take(), start, condition_idx, window.items, of_one, costs[condition_idx]
-                )
-                self.run.write_part(self.model.model_id, name, record, of_one, schema)
-                records.append(record)
+            rows_of, costs = self._score_window(
+                window, len(renderer.names), stopwatch, meter, [run for run, _ in in_step]
+            )
+            together = [(self, numbers), *in_step]
+            records = [
+                run.write_window(window, start, renderer.names, rows, costs, of_run)
+                for (run, of_run), rows in zip(together, rows_of, strict=True)
+            ]
             stopwatch.skip()
             start += len(window.items)
-            yield tuple(records)
+            yield records[0]
+
+    def write_window(
+        self,
+        window: Window[Work],
+        start: int,
+        conditions: Sequence[str],
+        rows: Sequence[list[Row]],
+        costs: Sequence[Cost],
+        numbers: Mapping[str, PartNumbers],
+    ) -> tuple[PartRecord, ...]:
+        """Write a window's parts, one a condition, and return their records. start: of its first transcript."""
+        schema = responses_schema(per_token=self.config.per_token)
+        records = []
+        for condition_idx, name in enumerate(conditions):
+            of_one = rows[condition_idx]
+            record = part_record(numbers[name].take(), start, condition_idx, window.items, of_one, costs[condition_idx])
+            self.run.write_part(self.model.model_id, name, record, of_one, schema)
+            records.append(record)
+        return tuple(records)
 
     def _timed(self, works: Iterator[Work], stopwatch: _Stopwatch) -> Iterator[Work]:
         for work in works:
@@ -213,23 +261,31 @@ class ModelRun:
             stopwatch.lap("plan")  # the window that took it in
 
     def _score_window(
-        self, window: Window[Work], num_conditions: int, stopwatch: _Stopwatch, meter: Meter
-    ) -> tuple[list[list[Row]], list[Cost]]:
-        """Rows and costs by condition."""
+        self,
+        window: Window[Work],
+        num_conditions: int,
+        stopwatch: _Stopwatch,
+        meter: Meter,
+        in_step: Sequence[ModelRun],
+    ) -> tuple[list[list[list[Row]]], list[Cost]]:
+        """Rows by model and condition, and costs by condition, which are the same of every model."""
         works, plan = window.items, window.plan()
         self._require_room(works[0].transcript, plan)
         stopwatch.lap("plan")
+        together = [self, *in_step]
         required = self._required(plan, window)
         num_chars = sum(len(work.transcript.text) for work in works)
-        size = WindowSize(num_chars, plan.num_request_tokens, required.total)
+        num_tokens = plan.num_request_tokens * len(together)
+        size = WindowSize(num_chars, num_tokens, required.total * len(together))
         with meter.engine(size):
-            entries = self._run_batches(plan, meter)
+            entries = self._run_batches(plan, meter, [run.engine for run in together])
         stopwatch.lap("engine")
-        rows = window_rows(works, plan, entries, num_conditions, per_token=self.config.per_token)
+        rows = [window_rows(works, plan, one, num_conditions, per_token=self.config.per_token) for one in entries]
         stopwatch.lap("rows")
-        seconds = stopwatch.take()
+        seconds = {stage: value / len(together) for stage, value in stopwatch.take().items()}
         meter.finish(size)
-        self.spent = self.spent.plus(required, seconds["engine"])
+        for run in together:
+            run.spent = run.spent.plus(required, seconds["engine"])
         log.info("%d transcripts, %s", len(works), seconds)
         return rows, window_costs(window, plan, num_conditions, seconds, share=self.config.share)
 
@@ -250,13 +306,63 @@ class ModelRun:
                 f"{in_gb(self.memory.limit_for(slots)).replace(' ', '')} or more"
             )
 
-    def _run_batches(self, plan: Plan, meter: Meter) -> EntryScores | None:
-        """The scores of all batches; None where there is nothing to compute."""
-        parts = []
+    def _run_batches(self, plan: Plan, meter: Meter, engines: Sequence[Engine]) -> list[EntryScores | None]:
+        """The scores of all batches under each engine; None where there is nothing to compute."""
+        parts: list[list[EntryScores]] = [[] for _ in engines]
         for batch_idx, batch in enumerate(plan.batches):
             on_layer = meter.on_layer((batch_idx, len(plan.batches)))
-            parts.append(EntryScores.of(self.engine.run(batch, on_layer), batch.target_N))
-        return EntryScores.joined(parts) if parts else None
+            for of_engine, scores in zip(parts, run_together(engines, batch, on_layer), strict=True):
+                of_engine.append(EntryScores.of(scores, batch.target_N))
+        return [EntryScores.joined(of_engine) if of_engine else None for of_engine in parts]
+
+
+def open_together(runs: Sequence[ModelRun], recorded: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """Load models of one base, which is read once for all, and return their entries of the manifest.
+
+    RunError if the run had another model under one of their names; UsageError where they do not fit into memory together.
+    """
+    started, cpu_started = time.perf_counter(), time.process_time()
+    lead, located = runs[0], [run.located for run in runs]
+    lead.memory = lead.plan_memory(next((one for one in recorded if one is not None), None), located)
+    models = load_together(
+        located,
+        lead.operators,
+        streamed=lead.memory.weights == "streamed",
+        read_ahead=lead.memory.read_ahead,
+    )
+    shared_head: LinearNll | None = None
+    entries = []
+    for run, model, before in zip(runs, models, recorded, strict=True):
+        run.use(model, lead, shared_head if model.keeps_head else None)
+        if model.keeps_head:
+            shared_head = run.engine.linear_nll
+        entry = run.entry()
+        if before is not None:
+            require_same_model(before, entry, str(run.run.path))
+        entries.append(entry)
+    for entry in entries:
+        entry["seconds_to_load"] = (time.perf_counter() - started) / len(runs)
+        entry["cpu_seconds_to_load"] = (time.process_time() - cpu_started) / len(runs)
+    return entries
+
+
+def score_together(
+    runs: Sequence[ModelRun], on_progress: OnProgress | None, should_stop: Callable[[], bool] | None
+) -> None:
+    """Make every missing part of models that were opened together and lack the same ones (`ModelRun.missing`)."""
+    finished = [run.finished() for run in runs]
+    missing = missing_ranges(finished[0])
+    assert all(missing_ranges(of_run) == missing for of_run in finished)
+    lead = runs[0]
+    numbers = [{name: PartNumbers(records) for name, records in of_run.items()} for of_run in finished]
+    in_step = list(zip(runs[1:], numbers[1:], strict=True))
+    meter = lead.meter(on_progress)
+    transcripts = lead.checked_transcripts()
+    for todo in missing:
+        meter.skip(transcripts.skip_to(todo.start))
+        pending = islice(transcripts, None if todo.stop is None else todo.stop - todo.start)
+        for _ in lead.score_range(todo, pending, numbers[0], meter, in_step):
+            lead.stop_if_asked(should_stop)
 
 
 class _Checked(Iterator[Transcript]):

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from psyfast.config import ScoreConfig
-from psyfast.footprint import model_sizes
+from psyfast.footprint import model_sizes, sizes_together
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.streamed import READ_AHEAD
 from psyfast.model.load.tensors import TensorFiles
@@ -32,12 +32,42 @@ def planned_memory(
     slots: int = MIN_WINDOW_SLOTS,
     window_slots: int | None = None,
     still_to_load: int = 0,
+    num_together: int = 1,
+    num_heads: int = 1,
 ) -> MemoryPlan:
     """Plan one model's run as things stand in this process; UsageError where the limit cannot hold it.
 
     slots: of the longest transcript. window_slots: where they are given. still_to_load: bytes that the process will have
-    taken by the time that weights are read.
+    taken by the time that weights are read. num_together: adapters over this base that are run in step; num_heads: different LM
+    heads that they have between them.
     """
+    value_bytes, where = files.dtype(EMBEDDING).itemsize, str(files.files[0].parent)
+    return planned_memory_of(
+        config,
+        operators,
+        traits,
+        value_bytes,
+        where,
+        slots=slots,
+        window_slots=window_slots,
+        still_to_load=still_to_load,
+    )
+
+
+def planned_memory_of(
+    config: ScoreConfig,
+    operators: Operators,
+    traits: Traits,
+    value_bytes: int,
+    where: str,
+    *,
+    slots: int = MIN_WINDOW_SLOTS,
+    window_slots: int | None = None,
+    still_to_load: int = 0,
+    num_together: int = 1,
+    num_heads: int = 1,
+) -> MemoryPlan:
+    """The same of a model whose files need not be there. value_bytes: of a weight as stored; where: what errors call it."""
     limit = config.memory_limit_bytes()
     needs = MemoryNeeds(
         limit_bytes=default_limit() if limit is None else limit,
@@ -47,8 +77,10 @@ def planned_memory(
         slots=slots,
         window_slots=window_slots,
     )
-    sizes = model_sizes(traits, operators, files.dtype(EMBEDDING).itemsize)
-    return plan_memory(sizes, needs, config.weights, str(files.files[0].parent))
+    sizes = model_sizes(traits, operators, value_bytes)
+    if num_together > 1:
+        sizes = sizes_together(sizes, traits, num_together, num_heads)
+    return plan_memory(sizes, needs, config.weights, where)
 
 
 def resident_bytes() -> int:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -20,12 +20,12 @@ import torch
 import psyfast
 from psyfast.config import ScoreConfig
 from psyfast.data.conditions.chat_template import ChatTemplate
-from psyfast.errors import RunError
+from psyfast.errors import RunError, UsageError
 from psyfast.inputs import Inputs
 from psyfast.model.load.chat_template import load_chat_template
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import open_model
-from psyfast.model_run import ModelRun, Spent
+from psyfast.model_run import ModelRun, Spent, open_together, score_together
 from psyfast.ops.peak import peak_of
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, describe, resolve
@@ -109,38 +109,80 @@ def _score_locked(
     log.info("%d transcripts, %d responses; %s", scan.num_transcripts, scan.num_responses, describe(operators))
     peak = manifest["peak"]["gflop_per_s"]
     spent = Spent()
-    for model_idx, place in enumerate(inputs.located):
-        position = (model_idx, len(inputs.located))
-        recorded = (repeat or manifest)["models"].get(place.model_id)
-        with closing(
-            ModelRun(
-                config,
-                operators,
-                place,
-                run,
-                inputs.reader,
-                scan.digests,
-                scan.num_chars,
-                scan.longest,
-                position,
-                peak,
-                renderer.only(asked[model_idx]),
-                template_of[model_idx],
-            )
-        ) as model_run:
+    runs = [
+        ModelRun(
+            config,
+            operators,
+            place,
+            run,
+            inputs.reader,
+            scan.digests,
+            scan.num_chars,
+            scan.longest,
+            (model_idx, len(inputs.located)),
+            peak,
+            renderer.only(asked[model_idx]),
+            template_of[model_idx],
+        )
+        for model_idx, place in enumerate(inputs.located)
+    ]
+    known = (repeat or manifest)["models"]
+    for group in _in_step(runs, known):
+        with ExitStack() as stack:
+            for model_run in group:
+                stack.enter_context(closing(model_run))
             # Only a model that opened, and is the one that the run had, enters the manifest of a run that is resumed.
-            before = manifest["models"].get(place.model_id, {}).get("conditions", [])
-            entry = model_run.open(recorded)
-            entry["conditions"] = list(dict.fromkeys([*before, *asked[model_idx]]))
-            manifest["models"][place.model_id] = entry
+            entries = open_together(group, [known.get(one.located.model_id) for one in group])
+            for model_run, entry in zip(group, entries, strict=True):
+                model_id = model_run.located.model_id
+                before = manifest["models"].get(model_id, {}).get("conditions", [])
+                entry["conditions"] = list(dict.fromkeys([*before, *model_run.conditions]))
+                manifest["models"][model_id] = entry
             manifest["config"]["models"] = [entry["name"] for entry in manifest["models"].values()]
             run.write_manifest(manifest)
-            model_run.score(on_progress, should_stop)
-        spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
+            score_together(group, on_progress, should_stop)
+        for model_run in group:
+            spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
     manifest["peak"].update(share_of_peak(spent, peak))
     close_manifest(manifest, run, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
+
+
+def _in_step(runs: Sequence[ModelRun], known: Mapping[str, Any]) -> list[list[ModelRun]]:
+    """The runs in groups: neighbours with one base, under different adapters, that lack the same parts and fit into memory
+    together are scored in step, so that the base is read once a layer for all of them.
+    """
+    groups: list[list[ModelRun]] = []
+    for run in runs:
+        if groups and _alike(groups[-1][0], run) and _fit([*groups[-1], run], known):
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return groups
+
+
+def _alike(one: ModelRun, other: ModelRun) -> bool:
+    return (
+        one.located.path == other.located.path
+        and one.conditions == other.conditions
+        and one.missing() == other.missing()
+    )
+
+
+def _fit(group: Sequence[ModelRun], known: Mapping[str, Any]) -> bool:
+    """Whether models can be in memory together, in windows of one size."""
+    windows = {known[one.located.model_id]["window_slots"] for one in group if one.located.model_id in known}
+    if len(windows) > 1:
+        return False
+    lead = group[0]
+    recorded = next((known[one.located.model_id] for one in group if one.located.model_id in known), None)
+    try:
+        lead.plan_memory(recorded, [one.located for one in group])
+    except UsageError as error:
+        log.info("%s: not in step with the other adapters: %s", group[-1].located.model_id, error)
+        return False
+    return True
 
 
 def _asked(names: Sequence[str], recorded: Mapping[str, Any] | None) -> list[str]:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "psyfast"
 LAYERS = [
     {"__main__"},
     {"cli", "integrations"},
-    {"api", "catalogue", "doctor", "scorer"},
+    {"api", "catalogue", "doctor", "forecast", "scorer"},
     {"comparison"},
     {"scoring"},
     {"model_run"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
     {"model.decoder"},
     {"plan", "model.families", "ops", "kernels"},
-    {"model.traits"},
+    {"devices", "model.traits"},
     {"model.rope"},
     {"errors", "study"},
 ]

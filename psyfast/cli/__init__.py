@@ -1,4 +1,4 @@
-"""The command line: `psyfast score | compare | audit | metrics | report | pairs | sample | models | doctor`.
+"""The command line: `psyfast score | plan | compare | audit | metrics | report | pairs | sample | models | doctor`.
 
 Heavy imports stand inside the commands, so that --help and errors of usage answer at once.
 """
@@ -18,11 +18,12 @@ from psyfast.cli.data import audit, sample
 from psyfast.cli.doctor import doctor
 from psyfast.cli.metrics import metrics, pairs
 from psyfast.cli.models import models
+from psyfast.cli.plan import plan
 from psyfast.cli.report import report
 from psyfast.cli.score import score
 from psyfast.errors import PsyfastError
 
-for command in (score, compare, audit, metrics, report, pairs, sample, models, doctor):  # as --help lists them
+for command in (score, plan, compare, audit, metrics, report, pairs, sample, models, doctor):  # as --help lists them
     app.command()(command)
 
 

@@ -24,6 +24,14 @@ Models = Annotated[
         help="Alias, Hugging Face folder, .gguf file or hub id; several times or as a comma list. [default: smollm2-135m-instruct]",
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="ADAPTER",
+        help="LoRA adapter over each model: a folder or hub id, or none for the model itself; several times or as a comma list.",
+    ),
+]
 Protocol = Annotated[str, typer.Option(metavar="PROTOCOL", help="How responses are found: exact | paper.")]
 LaneOption = Annotated[str, typer.Option("--lane", metavar="LANE", help="Arithmetic: bf16 | fp32.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run folder to write.")]

@@ -13,6 +13,7 @@ import typer
 from psyfast.cli.application import interruptible, terminal
 from psyfast.cli.parameters import (
     DEFAULT_MODEL,
+    Adapters,
     Backend,
     Conditions,
     ContextLimit,
@@ -59,6 +60,7 @@ def score(
     context: typer.Context,
     data: Data = None,
     model: Models = None,
+    adapter: Adapters = None,
     out: Out = None,
     protocol: Protocol = "exact",
     lane: LaneOption = "bf16",
@@ -97,11 +99,12 @@ def score(
         _score_again(from_manifest, out, resume=resume, as_json=as_json)
         return
     from psyfast.config import ScoreConfig
+    from psyfast.model.load.locate import with_adapters
 
     if options not in ("data", "auto"):
         raise UsageError(f"--options is '{options}', expected one of data, auto")
     config = ScoreConfig(
-        models=models(model) or (DEFAULT_MODEL,),
+        models=with_adapters(models(model) or (DEFAULT_MODEL,), models(adapter)),
         sources=tuple(data or []),
         protocol=protocol,
         lane=lane,

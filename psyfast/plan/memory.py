@@ -8,7 +8,7 @@ psyfast.footprint counts and the process measures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psyfast.errors import UsageError
 from psyfast.plan.windows import DEFAULT_WINDOW_SLOTS, MIN_WINDOW_SLOTS
@@ -19,6 +19,8 @@ STREAMED_WINDOW_SLOTS = 65_536
 disk more. A large window makes little of both."""
 RESIDENT_SLOTS = 4_096
 """`auto` keeps weights resident where a window of this size fits beside them."""
+READ_AHEAD_SLOTS = 16_384
+"""Layers are read ahead where a window of this size, or the longest transcript, fits beside them; else room is worth more."""
 SLACK = 0.03
 GROWTH_BYTES = 48_000_000
 THREAD_BYTES = 8_000_000
@@ -70,6 +72,7 @@ class MemoryPlan:
 def plan_memory(sizes: ModelSizes, needs: MemoryNeeds, weights: str = "auto", where: str = "the model") -> MemoryPlan:
     """Choose where weights stay and how large windows are. UsageError names the smallest limit that would do."""
     slots = max(needs.slots, needs.window_slots or 0)
+    needs = _with_room(sizes, needs, max(slots, READ_AHEAD_SLOTS))
     modes = ("resident", "streamed") if weights == "auto" else (weights,)
     afforded = {mode: _slots_afforded(sizes, needs, mode) for mode in modes}
     comfortable = max(slots, RESIDENT_SLOTS if len(modes) > 1 and needs.window_slots is None else 0)
@@ -89,6 +92,11 @@ def plan_memory(sizes: ModelSizes, needs: MemoryNeeds, weights: str = "auto", wh
         slot_bytes=sizes.slot_bytes,
         bytes_of=_parts(sizes, needs, mode) | {"window": max(window_slots, needs.slots) * sizes.slot_bytes},
     )
+
+
+def _with_room(sizes: ModelSizes, needs: MemoryNeeds, slots: int) -> MemoryNeeds:
+    """The needs without reading ahead, where streamed layers read ahead leave too little for a window."""
+    return needs if _slots_afforded(sizes, needs, "streamed") >= slots else replace(needs, read_ahead=0)
 
 
 def smallest_limit(sizes: ModelSizes, needs: MemoryNeeds, mode: str, slots: int) -> int:
@@ -116,7 +124,7 @@ def _refusal(sizes: ModelSizes, needs: MemoryNeeds, modes: tuple[str, ...], slot
     mode = modes[-1]
     parts = _parts(sizes, needs, mode)
     smallest = smallest_limit(sizes, needs, mode, slots)
-    kept = {"resident": "all layers", "streamed": f"{1 + needs.read_ahead} layers at a time"}[mode]
+    kept = {"resident": "all layers", "streamed": "a layer at a time"}[mode]
     tokens = (
         f"a window of {slots:,} tokens"
         if slots > needs.slots or slots == MIN_WINDOW_SLOTS

@@ -39,12 +39,18 @@ def traits_from_config(config: Config, where: str) -> Traits:
     return _traits(_of_text(config, family, where), family, where)
 
 
+def quantisation_of(config: Config, where: str) -> Config:
+    """How the weights are quantised, as the config says it; empty where they are not."""
+    return _object(config, "quantization_config", where) or _object(
+        _object(config, "text_config", where), "quantization_config", where
+    )
+
+
 def _of_text(config: Config, family: Family, where: str) -> Config:
     """The text body's keys, its family's defaults where they are silent; a vision model's stand in `text_config`."""
     said = dict(_object(config, "text_config", where) or config)
-    for key in ("tie_word_embeddings", "quantization_config"):  # of the whole model, where it is said there
-        if config.get(key) is not None:
-            said[key] = config[key]
+    if config.get("tie_word_embeddings") is not None:  # of the whole model, where it is said there
+        said["tie_word_embeddings"] = config["tie_word_embeddings"]
     return {**family.defaults, **said}
 
 
@@ -103,11 +109,6 @@ def _refuse_unknown_equations(config: Config, family: Family, where: str) -> Non
         if key not in family.honours | unused and config.get(key) not in (None, neutral):
             value = str(config[key]).lower() if isinstance(config[key], bool) else config[key]
             raise ModelError(f"{where}: {key} = {value} is not supported for {family.architecture}")
-    if quantised := _object(config, "quantization_config", where):
-        method = quantised.get("quant_method", "of an unnamed kind")
-        raise ModelError(
-            f"{where}: quantised weights ({method}) are not supported; use the unquantised model or a GGUF"
-        )
 
 
 def _object(config: Config, key: str, where: str) -> Config:

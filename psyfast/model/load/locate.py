@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,11 @@ HUB_FILES = (
     "chat_template*",
 )
 """What is fetched of a hub repository: no pickles, no code, no copies of the weights in other formats."""
+BESIDE_WEIGHTS = tuple(name for name in HUB_FILES if "safetensors" not in name)
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+ADAPTER_HINT = "it is an adapter: name its base with --model, and this with --adapter"
+WITH_ADAPTER, NO_ADAPTER = " + ", "none"
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Located:
     """A model that is on this machine.
 
     name: as the user wrote it. path: a folder (kinds folder and hub) or the .gguf file. model_id: its name in results,
-    safe for paths. revision: of a hub model, as asked for; None otherwise.
+    safe for paths. revision: of a hub model, as asked for; None otherwise. adapter: the folder of a LoRA adapter over it.
     """
 
     kind: Kind
@@ -41,6 +47,7 @@ class Located:
     model_id: str
     name: str
     revision: str | None = None
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,15 @@ ALIASES = {
 """Models with a short name. Their packages' code is never imported, only their file is read."""
 
 
-def locate(model: str, revision: str | None = None) -> Located:
-    """Find a model; a hub id is downloaded if it is not in the cache.
+def locate(model: str, revision: str | None = None, *, with_weights: bool = True) -> Located:
+    """Find a model; a hub id is downloaded if it is not in the cache. `BASE + ADAPTER` is a model with an adapter over it.
+    with_weights=False downloads what there is beside the weights alone.
 
     Raises ModelError where there is none (saying what was tried) and UsageError for a revision of anything local.
     """
+    base, plus, adapter = model.partition(WITH_ADAPTER)
+    if plus and not Path(model).expanduser().exists():
+        return _with_adapter(locate(base, revision, with_weights=with_weights), adapter.strip(), model)
     if not model.strip():
         raise UsageError("the model's name is empty; give an alias, a folder, a .gguf file or a hub id")
     path = Path(model).expanduser()
@@ -77,7 +88,35 @@ def locate(model: str, revision: str | None = None) -> Located:
         return _local(model, path)
     if _looks_like_path(model):
         raise ModelError(f"{model}: there is no such file or folder{_close_names(path)}")
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, HUB_FILES if with_weights else BESIDE_WEIGHTS)
+
+
+def with_adapters(models: Sequence[str], adapters: Sequence[str]) -> tuple[str, ...]:
+    """Every model under every adapter, as `locate` takes them; the adapter `none` is the model itself."""
+    if not adapters:
+        return tuple(models)
+    if any(not adapter.strip() for adapter in adapters):
+        raise UsageError("an adapter's name is empty; an unset variable? give a folder, a hub id, or none")
+    return tuple(
+        model if adapter == NO_ADAPTER else f"{model}{WITH_ADAPTER}{adapter}"
+        for model in models
+        for adapter in adapters
+    )
+
+
+def _with_adapter(base: Located, adapter: str, name: str) -> Located:
+    path = Path(adapter).expanduser()
+    if path.is_dir():
+        folder, adapter_id = path.resolve(), safe_for_paths(path.resolve().name)
+    elif path.exists() or _looks_like_path(adapter):
+        raise ModelError(f"{adapter}: there is no such folder{_close_names(path)}; an adapter is a folder or a hub id")
+    else:
+        folder, adapter_id = _downloaded(adapter, None, ADAPTER_FILES), safe_for_paths(adapter)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"{adapter}: has no {ADAPTER_CONFIG}; an adapter's folder holds it and adapter_model.safetensors"
+        )
+    return replace(base, name=name, model_id=f"{base.model_id}+{adapter_id}", adapter=folder)
 
 
 def safe_for_paths(name: str) -> str:
@@ -111,6 +150,8 @@ def _local(model: str, path: Path) -> Located:
 
 
 def _what_to_name(folder: Path) -> str:
+    if (folder / ADAPTER_CONFIG).is_file():
+        return f"; {ADAPTER_HINT}"
     gguf_files = sorted(file.name for file in folder.glob("*.gguf"))
     if gguf_files:
         return f"; name one of its GGUF files: {', '.join(gguf_files)}"
@@ -132,13 +173,22 @@ def _close_names(path: Path) -> str:
     return f"; {folder} has {', '.join(close)}" if close else ""
 
 
-def _from_hub(model: str, revision: str | None) -> Located:
+def _from_hub(model: str, revision: str | None, files: Sequence[str]) -> Located:
+    path = _downloaded(model, revision, files)
+    if not (path / "config.json").is_file():
+        what = ADAPTER_HINT if (path / ADAPTER_CONFIG).is_file() else "name one that holds a transformers model"
+        raise ModelError(f"{model}: the hub repository has no config.json; {what}")
+    return Located("hub", path, safe_for_paths(model), model, revision)
+
+
+def _downloaded(model: str, revision: str | None, files: Sequence[str]) -> Path:
+    """The folder of the cache that holds a repository of the hub."""
     if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?", model):
         raise ModelError(f"{model}: neither a local path nor a hub id (NAMESPACE/NAME); {_known_aliases()}")
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError) as error:  # the hub's own errors, and those of its connection, are among these
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         at = f" at revision {revision}" if revision else ""
@@ -146,10 +196,6 @@ def _from_hub(model: str, revision: str | None) -> Located:
             f"{model}: tried the local path {Path(model).absolute()} (absent) and the Hugging Face hub{at} "
             f"({type(error).__name__}: {first_line}); {_known_aliases()}"
         ) from error
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{model}: the hub repository has no config.json; name one that holds a transformers model")
-    return Located("hub", path, safe_for_paths(model), model, revision)
 
 
 def _known_aliases() -> str:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from psyfast.errors import ModelError
+from psyfast.model.load.adapter import AdaptedFiles, brings_a_head, read_adapter
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.config import traits_from_config, traits_from_gguf
+from psyfast.model.load.config import quantisation_of, traits_from_config, traits_from_gguf
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located
+from psyfast.model.load.names import EMBEDDING
+from psyfast.model.load.quantised.files import QuantisedFiles
+from psyfast.model.load.shared import SharedFiles
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
 from psyfast.model.load.weights import ResidentWeights, load_resident
@@ -23,49 +29,125 @@ from psyfast.ops.registry import Operators
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that can be run. stored_as: the weight files' types, most frequent first (`BF16`, `Q4_1`)."""
+    """A model that can be run. stored_as: the weight files' types, most frequent first (`BF16`, `Q4_1`).
+
+    keeps_head: its final norm and LM head are its base's.
+    """
 
     model_id: str
     traits: Traits
     weights: ResidentWeights | StreamedWeights
     files: tuple[Path, ...]
     stored_as: tuple[str, ...]
+    keeps_head: bool = True
 
 
 def open_model(located: Located) -> tuple[Traits, TensorFiles]:
-    """Traits and tensor files of a model, without reading weights; ModelError where it cannot be loaded."""
+    """Traits and tensor files of a model, without reading its matrices; ModelError where it cannot be loaded."""
+    traits, files = _open_base(located)
+    return traits, _adapted(files, located, traits)
+
+
+def traits_of(located: Located) -> Traits:
+    """Traits of a model whose weights need not be there: its configuration is read alone (of a GGUF file, its header)."""
+    if located.kind == "gguf":
+        return open_model(located)[0]
+    return traits_from_config(read_config(located.path), str(located.path))
+
+
+def stored_size(located: Located, num_params: int) -> tuple[int, int]:
+    """Bytes of the weights' files, and of a value of the embedding; where they are not there, what the configuration says of them."""
+    try:
+        _, files = open_model(located)
+    except ModelError:
+        if located.kind == "gguf" or any(located.path.glob("*.safetensors")):
+            raise
+    else:
+        return sum(path.stat().st_size for path in files.files), files.dtype(EMBEDDING).itemsize
+    config = read_config(located.path)
+    said = config.get("dtype", config.get("torch_dtype", "bfloat16"))
+    value_bytes = 4 if said == "float32" else 2
+    method = quantisation_of(config, str(located.path))
+    bits = 8 * value_bytes
+    if method:
+        is_8 = method.get("quant_method") == "fp8" or method.get("load_in_8bit")
+        bits = 8 if is_8 else int(method.get("bits", 4))
+    return num_params * bits // 8, value_bytes
+
+
+def _open_base(located: Located) -> tuple[Traits, TensorFiles]:
+    where = str(located.path)
     if located.kind == "gguf":
         gguf_file = GgufFile(located.path)
-        return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, str(located.path)), gguf_file
-    traits = traits_from_config(read_config(located.path), str(located.path))
-    return traits, SafetensorsFiles(located.path)
+        return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, where), gguf_file
+    config = read_config(located.path)
+    traits, files = traits_from_config(config, where), SafetensorsFiles(located.path)
+    settings = quantisation_of(config, where)
+    return traits, QuantisedFiles(files, settings, where) if settings else files
 
 
 def load_model(
     located: Located, operators: Operators, *, streamed: bool = False, read_ahead: int = READ_AHEAD
 ) -> LoadedModel:
     """Read a model for a lane, on a device; streamed=True leaves its layers in their files until they are run."""
-    traits, files = open_model(located)
-    lane, device, where = operators.lane, operators.device, str(located.path)
-    weights: ResidentWeights | StreamedWeights
+    return load_together([located], operators, streamed=streamed, read_ahead=read_ahead)[0]
+
+
+def load_together(
+    located: Sequence[Located], operators: Operators, *, streamed: bool = False, read_ahead: int = READ_AHEAD
+) -> list[LoadedModel]:
+    """The same of one base under several adapters (None among them: as it is), which is read once a layer for all.
+
+    Streamed ones are to be run in step (psyfast.engine.run_together).
+    """
+    base, where = located[0], str(located[0].path)
+    assert all(one.path == base.path for one in located)
+    traits, files = _open_base(base)
+    if len(located) > 1:
+        files = SharedFiles(files, len(located))
     try:
+        adapted = [_adapted(files, one, traits) for one in located]
+        assemblers = [Assembler(one, traits, operators.lane, operators.device, where) for one in adapted]
+        weights: Sequence[ResidentWeights | StreamedWeights]
         if streamed:
-            assembler = Assembler(files, traits, lane, device, where)
-            weights = StreamedWeights(assembler, traits.num_layers, operators, read_ahead=read_ahead)
+            weights = [
+                StreamedWeights(assembler, traits.num_layers, operators, read_ahead=read_ahead)
+                for assembler in assemblers
+            ]
         else:
-            weights = load_resident(files, traits, lane, device, where, operators.prepare_layer)
+            weights = load_resident(assemblers, traits.num_layers, operators.prepare_layer)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        raise ModelError(f"{located.path}: cannot be loaded into memory ({error}); use a smaller model") from error
-    return LoadedModel(located.model_id, traits, weights, files.files, files.stored_as())
+        raise ModelError(f"{where}: cannot be loaded into memory ({error}); use a smaller model") from error
+    return [
+        LoadedModel(one.model_id, traits, held, its.files, its.stored_as(), num_heads_of([one]) == 1)
+        for one, held, its in zip(located, weights, adapted, strict=True)
+    ]
+
+
+def _adapted(files: TensorFiles, located: Located, traits: Traits) -> TensorFiles:
+    if located.adapter is None:
+        return files
+    return AdaptedFiles(files, read_adapter(located.adapter), tied_head=traits.tied_head)
+
+
+def num_heads_of(located: Sequence[Located]) -> int:
+    """LM heads that models of one base have between them: the base's, and each that an adapter changes."""
+    return 1 + sum(one.adapter is not None and brings_a_head(one.adapter) for one in located)
 
 
 def file_hashes(files: tuple[Path, ...]) -> dict[str, str]:
-    """SHA-256 of each file, by its name."""
+    """SHA-256 of each file, by its name. A file that did not change since is not read again."""
     with ThreadPoolExecutor(4) as pool:
         return dict(zip((path.name for path in files), pool.map(_sha256, files), strict=True))
 
 
 def _sha256(path: Path) -> str:
+    found = path.stat()
+    return _sha256_of(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

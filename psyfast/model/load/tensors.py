@@ -17,6 +17,7 @@ from torch import Tensor
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
+from psyfast.model.load.quantised.tensor import RawTensor
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
 
 
@@ -55,10 +56,10 @@ class TensorFiles(Protocol):
 
 
 class SafetensorsFiles:
-    """model.safetensors, or the shards that model.safetensors.index.json names; names as a model of text alone has them."""
+    """STEM.safetensors, or the shards that STEM.safetensors.index.json names; names as a model of text alone has them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.files = _safetensors_paths(folder)
+    def __init__(self, folder: Path, stem: str = "model") -> None:
+        self.files = _safetensors_paths(folder, stem)
         self._headers: dict[
             str, tuple[ValueFile, Mapping[str, Any], int]
         ] = {}  # file, entry, start of the file's values
@@ -91,6 +92,12 @@ class SafetensorsFiles:
     def stored_as(self) -> tuple[str, ...]:
         """The stored types, the most frequent first."""
         return by_frequency(str(entry["dtype"]) for _, entry, _ in self._headers.values())
+
+    def raw(self, name: str) -> RawTensor:
+        """Where a tensor's bytes lie, of whatever type."""
+        file, entry, first = self._headers[name]
+        start, stop = entry["data_offsets"]
+        return RawTensor(name, file, first + start, self.shapes[name], entry["dtype"], stop - start)
 
     def _stored(self, name: str) -> StoredTensor:
         file, entry, first = self._headers[name]
@@ -133,8 +140,8 @@ def by_frequency(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name, _ in Counter(names).most_common())
 
 
-def _safetensors_paths(folder: Path) -> tuple[Path, ...]:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+def _safetensors_paths(folder: Path, stem: str) -> tuple[Path, ...]:
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -147,11 +154,14 @@ def _safetensors_paths(folder: Path) -> tuple[Path, ...]:
     if single.is_file():
         return (single,)
     if pickles := sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pth", ".pt")):
+        library = (
+            "peft: AutoPeftModelForCausalLM" if stem.startswith("adapter") else "transformers: AutoModelForCausalLM"
+        )
         raise ModelError(
             f"{folder}: only pickle files ({', '.join(pickles[:3])}), which can run code and are never read; convert "
-            "them with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+            f"them with {library}.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
-    raise ModelError(f"{folder}: no model.safetensors and no model.safetensors.index.json there")
+    raise ModelError(f"{folder}: no {single.name} and no {index.name} there")
 
 
 class GgufFile:

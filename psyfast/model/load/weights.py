@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from psyfast.model.load.assembly import Assembler, Embedding
-from psyfast.model.load.tensors import TensorFiles
-from psyfast.model.traits import Traits
-from psyfast.ops.records import HeadWeights, Lane, PreparedLayer
+from psyfast.ops.records import HeadWeights, PreparedLayer
 
 MAX_THREADS = 8
 """Layers prepared at once: beyond that, threads wait for one another's Python."""
@@ -43,24 +41,22 @@ class ResidentWeights:
 
 
 def load_resident(
-    files: TensorFiles,
-    traits: Traits,
-    lane: Lane,
-    device: torch.device,
-    where: str,
+    assemblers: Sequence[Assembler],
+    num_layers: int,
     prepare_layer: Callable[..., PreparedLayer] = PreparedLayer.as_loaded,
-) -> ResidentWeights:
-    """Check a whole model, read its layers and prepare each. Raises ModelError.
+) -> list[ResidentWeights]:
+    """Read every layer and prepare it, for each of some models that have a base in common. Raises ModelError.
 
-    prepare_layer: of the operators that will run it. Matrices go straight from the file into their prepared form.
+    prepare_layer: of the operators that will run them. Matrices go straight from the file into their prepared form.
     """
-    assembler = Assembler(files, traits, lane, device, where)
     num_threads = min(MAX_THREADS, torch.get_num_threads())
     with ThreadPoolExecutor(num_threads) as pool:
-        layers = pool.map(lambda idx: prepare_layer(assembler.layer(idx), num_threads=1), range(traits.num_layers))
-        prepared = tuple(layers)
-    return ResidentWeights(
-        embedding=assembler.embedding(),
-        layers=prepared,
-        head_weights=assembler.head(),
-    )
+
+        def layers_of(idx: int) -> list[PreparedLayer]:
+            return [prepare_layer(assembler.layer(idx), num_threads=1) for assembler in assemblers]
+
+        prepared = list(pool.map(layers_of, range(num_layers)))
+    return [
+        ResidentWeights(assembler.embedding(), tuple(layers[which] for layers in prepared), assembler.head())
+        for which, assembler in enumerate(assemblers)
+    ]

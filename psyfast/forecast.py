@@ -1,0 +1,220 @@
+"""What a run would take, before a weight is read: tokens, arithmetic, memory, disk and time.
+
+The transcripts are read, rendered, encoded and cut into windows as the run would do it, so these numbers are its own and
+not estimates. Time is arithmetic over a rate: this machine's measured peak, or another device's data sheet.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+
+from psyfast.config import ScoreConfig
+from psyfast.data.conditions.condition import Setting
+from psyfast.data.conditions.registry import conditions_of
+from psyfast.data.conditions.renderer import Renderer
+from psyfast.data.encoded import Limits, Protocol
+from psyfast.data.tokenizer import Tokenizer
+from psyfast.data.transcripts import TranscriptReader
+from psyfast.devices import Device
+from psyfast.engine import model_shape
+from psyfast.errors import UsageError
+from psyfast.inputs import read_options, with_absolute_paths
+from psyfast.model.load.checks import expected_shapes
+from psyfast.model.load.locate import Located, locate
+from psyfast.model.load.model import stored_size, traits_of
+from psyfast.model.load.tokenizer import load_tokenizer
+from psyfast.model.traits import Traits
+from psyfast.ops.peak import peak_of
+from psyfast.ops.records import Lane
+from psyfast.ops.registry import Operators, resolve
+from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
+from psyfast.plan.pages import PAGE_SLOTS
+from psyfast.plan.windows import windows
+from psyfast.preparation import Work, prepared
+from psyfast.process_memory import planned_memory_of
+from psyfast.scoring import chat_template_of, threads
+
+SHARES = {"linear": 0.9, "attention": 0.83, "head": 0.91}
+"""Of the machine's peak, that the native operators reach on batches of thousands of tokens (docs/performance.md)."""
+DEVICE_SHARE = 0.5
+"""Of a data sheet's rate. An assumption: psyfast has not been measured on any of these devices."""
+START_SECONDS = 3.5
+LOAD_NS = {"plain": 1.2, "quantised": 5.0}
+"""Nanoseconds of one thread for a weight to be read and packed: as stored in 16 or 32 bits, and from fewer."""
+
+
+@dataclass
+class Counted:
+    """What the windows of a run add up to. num_tokens: of all texts; num_unique: what is computed after sharing."""
+
+    num_transcripts: int = 0
+    num_responses: int = 0
+    num_tokens: int = 0
+    num_unique: int = 0
+    num_entries: int = 0
+    num_windows: int = 0
+    largest_slots: int = 0
+    seconds: float = 0.0
+    required: RequiredFlop = field(default_factory=lambda: NO_FLOP)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one model would take. seconds: by part, on `device`. disk_bytes: read in all. peak_gflop_per_s: what time was divided by, with `shares`."""
+
+    model_id: str
+    device: str
+    traits: Traits
+    num_params: int
+    counted: Counted
+    memory: Mapping[str, int]
+    weights: str
+    window_slots: int
+    disk_bytes: int
+    peak_gflop_per_s: float
+    shares: Mapping[str, float]
+    seconds: Mapping[str, float]
+    fits: bool
+
+    @property
+    def total_seconds(self) -> float:
+        """Of the whole command."""
+        return sum(self.seconds.values())
+
+    def machines_for(self, seconds: float) -> int:
+        """How many such machines finish in a time, each with a part of the transcripts; every one loads the model."""
+        alone = self.seconds["start"] + self.seconds["load"]
+        if seconds <= alone:
+            raise UsageError(
+                f"{self.model_id}: takes {alone:.0f} s to start and load, however many machines share the rest; allow more time"
+            )
+        return max(1, math.ceil((self.total_seconds - alone) / (seconds - alone)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "total_seconds": self.total_seconds}
+
+
+def forecast(config: ScoreConfig, device: Device | None = None) -> list[Forecast]:
+    """What `psyfast score` with a configuration would take, model by model. device: another than this machine.
+
+    Reads the transcripts, the models' configurations and tokenizers; no weights. Raises what `score` would for them.
+    """
+    config = with_absolute_paths(config)
+    operators = resolve(config.backend, config.device, Lane(config.lane), isa=config.isa)
+    with threads(config.threads):
+        return [
+            _of_model(config, operators, locate(model, config.revision, with_weights=False), device)
+            for model in config.models
+        ]
+
+
+def _of_model(config: ScoreConfig, operators: Operators, located: Located, device: Device | None) -> Forecast:
+    traits = traits_of(located)
+    tokenizer = Tokenizer(load_tokenizer(located))
+    num_params = sum(prod(shape) for shape in expected_shapes(traits).values())
+    stored, value_bytes = stored_size(located, num_params)
+    memory = (
+        None
+        if device
+        else planned_memory_of(config, operators, traits, value_bytes, located.name, window_slots=config.window_slots)
+    )
+    window_slots = memory.window_slots if memory else config.window_slots or DEVICE_WINDOW_SLOTS
+    counted = _count(config, located, traits, tokenizer, window_slots)
+    if memory and counted.largest_slots > memory.max_slots:
+        memory = planned_memory_of(config, operators, traits, value_bytes, located.name, slots=counted.largest_slots)
+    peak, shares = _rate(config, operators, device)
+    streamed = memory is not None and memory.weights == "streamed"
+    passes = counted.num_windows if streamed else 1
+    seconds = {
+        "start": START_SECONDS,
+        "load": 0.0 if streamed else _load_seconds(num_params, stored, device),
+        "read_encode": counted.seconds,
+        "engine": _engine_seconds(counted.required, peak, shares),
+    }
+    parts = _device_memory(traits, operators, num_params, window_slots) if memory is None else dict(memory.bytes_of)
+    return Forecast(
+        model_id=located.model_id,
+        device=device.name if device else "this machine",
+        traits=traits,
+        num_params=num_params,
+        counted=counted,
+        memory=parts,
+        weights=memory.weights if memory else "resident",
+        window_slots=memory.window_slots if memory else window_slots,
+        disk_bytes=stored * passes,
+        peak_gflop_per_s=peak,
+        shares=shares,
+        seconds=seconds,
+        fits=device is None or sum(parts.values()) <= device.memory_bytes,
+    )
+
+
+DEVICE_WINDOW_SLOTS = 65_536
+
+
+def _count(config: ScoreConfig, located: Located, traits: Traits, tokenizer: Tokenizer, slots: int) -> Counted:
+    """Every window of the run, planned and counted."""
+    started = time.perf_counter()
+    reader = TranscriptReader(config.sources, read_options(config))
+    renderer = Renderer(conditions_of(config.conditions, ()), Setting(Protocol(config.protocol), config.seed))
+    renderer = renderer.with_pools(reader)
+    renderer = renderer.with_template(chat_template_of(located) if renderer.needs_template else None)
+    limits = Limits(config.context_limit, traits.max_positions)
+    works = prepared(iter(reader), renderer, tokenizer, limits, num_workers=config.num_workers)
+    counted, shape = Counted(), model_shape(traits)
+    for window in windows(works, _requests, slots, share=config.share):
+        plan = window.plan()
+        counted.num_windows += 1
+        counted.num_transcripts += len(window.items)
+        counted.num_responses += sum(work.transcript.num_responses for work in window.items)
+        counted.num_tokens += plan.num_request_tokens
+        for batch in plan.batches:
+            counted.num_unique += len(batch.token_ids_T)
+            counted.num_entries += len(batch.rows_N)
+            counted.largest_slots = max(counted.largest_slots, batch.pages.num_pages * PAGE_SLOTS)
+            counted.required += required_flop(batch, shape)
+    counted.seconds = time.perf_counter() - started
+    return counted
+
+
+def _requests(work: Work) -> Any:
+    return work.requests
+
+
+def _rate(config: ScoreConfig, operators: Operators, device: Device | None) -> tuple[float, Mapping[str, float]]:
+    if device is not None:
+        return 1e3 * device.tflop_per_s(config.lane), dict.fromkeys(SHARES, DEVICE_SHARE)
+    peak = peak_of(operators)
+    if peak is None:
+        raise UsageError(
+            "a forecast needs native operators on the CPU, whose peak can be measured; leave out --backend and --device, or name a "
+            "device by --on"
+        )
+    return peak, SHARES
+
+
+def _engine_seconds(required: RequiredFlop, peak_gflop_per_s: float, shares: Mapping[str, float]) -> float:
+    """What is spared is of linear and attention, nearly all of it linear."""
+    flop_of = {"linear": required.linear - required.spared, "attention": required.attention, "head": required.head}
+    return sum(flop / shares[part] for part, flop in flop_of.items()) / peak_gflop_per_s / 1e9
+
+
+def _load_seconds(num_params: int, stored: int, device: Device | None) -> float:
+    kind = "plain" if stored >= 1.9 * num_params else "quantised"
+    return num_params * LOAD_NS[kind] * 1e-9 / (1 if device else torch.get_num_threads())
+
+
+def _device_memory(traits: Traits, operators: Operators, num_params: int, window_slots: int) -> dict[str, int]:
+    """On a GPU: weights in the lane's type; a window's residual, keys and values, and the largest intermediates."""
+    operand = 4 if operators.lane is Lane.FP32 else 2
+    D, KE = traits.hidden_size, traits.num_kv_heads * traits.head_dim
+    slot = 4 * 2 * D + operand * 2 * KE + operand * 3 * traits.num_heads * traits.head_dim
+    return {"weights": operand * num_params, "window": slot * window_slots}

@@ -1,0 +1,86 @@
+"""A base's tensors for several adapters at once: each matrix of its layers is read and de-quantised once for all of them."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from psyfast.model.load.tensors import TensorFiles, whole
+
+MAX_KEPT = 14
+"""Matrices: those of two layers, if one reader is a whole layer ahead of another."""
+
+
+@dataclass
+class _Kept:
+    """A matrix's values, once somebody has asked for them, and how many rows have been handed out."""
+
+    lock: Lock = field(default_factory=Lock)
+    values: Tensor | None = None
+    rows_given: int = 0
+
+
+class SharedFiles:
+    """A base under the interface of its files, for so many readers in step, each in a thread of its own or all in one.
+
+    A layer's matrix is kept from its first row asked for until every reader has had all of them. Readers out of step
+    get the same values and cost another reading.
+    """
+
+    def __init__(self, base: TensorFiles, num_readers: int) -> None:
+        self._base, self._num_readers = base, num_readers
+        self.shapes: Mapping[str, tuple[int, ...]] = base.shapes
+        self.files: tuple[Path, ...] = base.files
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._lock = Lock()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The base's."""
+        return self._base.dtype(name)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        return whole(self, name)
+
+    def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
+        """Rows from first_row on."""
+        if not _of_a_layer(name, self.shapes[name]):
+            self._base.read_into(name, out, first_row)
+            return
+        kept = self._kept_of(name)
+        with kept.lock:
+            if kept.values is None:
+                kept.values = whole(self._base, name)
+            values = kept.values
+        out.copy_(values[first_row : first_row + len(out)])
+        with self._lock:
+            kept.rows_given += len(out)
+            if kept.rows_given >= self._num_readers * self.shapes[name][0] and self._kept.get(name) is kept:
+                del self._kept[name]
+
+    def _kept_of(self, name: str) -> _Kept:
+        with self._lock:
+            if name not in self._kept:
+                self._kept[name] = _Kept()
+                if len(self._kept) > MAX_KEPT:
+                    self._kept.popitem(last=False)
+            return self._kept[name]
+
+    def gather(self, name: str, rows_N: Tensor) -> Tensor:
+        """Some rows."""
+        return self._base.gather(name, rows_N)
+
+    def stored_as(self) -> tuple[str, ...]:
+        """The base's types."""
+        return self._base.stored_as()
+
+
+def _of_a_layer(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and re.match(r"model\.layers\.\d+\.", name) is not None

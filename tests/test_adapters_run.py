@@ -1,0 +1,132 @@
+"""Adapters of one base in one run: the same bits as each alone, with the base read once a layer for all."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from psyfast.api import load_result, score, score_again
+from psyfast.cli import app
+from psyfast.model.load import model as loading
+from psyfast.model.load.tensors import SafetensorsFiles
+from tests.model.test_adapters import make_adapter
+from tests.tiny import make_llama
+
+ROWS = [{"text": f"You are {i}. " + "You press <<J>>. You win. " * (4 + 9 * i), "participant": i} for i in range(9)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    base = make_llama(folder / "base", max_position_embeddings=4096)
+    make_adapter(base, folder / "a", r=4, target_modules=["q_proj", "down_proj"])
+    make_adapter(base, folder / "b", r=3, target_modules="all-linear", modules_to_save=["lm_head", "norm"])
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+def names_of(folder):
+    base = str(folder / "base")
+    return [f"{base} + {folder / 'a'}", base, f"{base} + {folder / 'b'}"]
+
+
+@pytest.fixture
+def rows_read(monkeypatch):
+    """How many rows of each tensor of the base's layers were read from its file."""
+    read, original = Counter(), SafetensorsFiles.read_into
+
+    def counting(self, name, out, first_row=0):
+        if out.dim() == 2 and ".layers." in name and not name.startswith("base_model"):
+            read[name] += len(out)
+        original(self, name, out, first_row)
+
+    monkeypatch.setattr(SafetensorsFiles, "read_into", counting)
+    return read
+
+
+@pytest.mark.parametrize("weights", ["resident", "streamed"])
+def test_the_bits_of_each_alone_and_one_reading(folder, weights, rows_read):
+    settings = {"weights": weights, "window_slots": 1024, "conditions": ("plain", "no-history")}
+    alone = {name: score(name, folder / "data.jsonl", **settings) for name in names_of(folder)}
+    rows_of_one = Counter(rows_read)
+    rows_read.clear()
+    together = score(names_of(folder), folder / "data.jsonl", **settings)
+    assert set(rows_read) == set(rows_of_one) and len(rows_read) == 3 * 7
+    for name, rows in rows_read.items():
+        assert 3 * rows == rows_of_one[name], name  # once for the three, where three runs read it three times
+    ids = set()
+    for result in alone.values():
+        (model_id,) = result.manifest["models"]
+        ids.add(model_id)
+        mine = together.responses.filter([value == model_id for value in together.responses["model"].to_pylist()])
+        assert mine.equals(result.responses)
+        assert together.manifest["tokens"][model_id] == result.manifest["tokens"][model_id]
+    assert ids == {"base", "base+a", "base+b"} == set(together.manifest["models"])
+    nlls = [tuple(result.responses["nll_nats"].to_pylist()) for result in alone.values()]
+    assert len(set(nlls)) == 3
+    assert together.manifest["models"]["base+a"]["adapters"] == [str(folder / "a")]
+    assert together.manifest["models"]["base"]["adapters"] == []
+    hashes = [together.manifest["models"][name]["weights_sha256"] for name in ("base", "base+a", "base+b")]
+    assert hashes[0].keys() < hashes[1].keys() and hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("weights", ["resident", "streamed"])
+def test_a_run_that_lacks_parts_of_one_goes_on_without_the_others(folder, tmp_path, weights):
+    whole = score(names_of(folder), folder / "data.jsonl", out=tmp_path / "run", weights=weights, window_slots=1024)
+    parts = [path for path in sorted((tmp_path / "run").rglob("*")) if path.is_file() and "base+a" in str(path)]
+    assert len(parts) >= 4
+    for part in parts[::2]:
+        part.unlink()
+    again = score(
+        names_of(folder), folder / "data.jsonl", out=tmp_path / "run", resume=True, weights=weights, window_slots=1024
+    )
+    by = [("model", "ascending"), ("study", "ascending"), ("participant", "ascending"), ("response_idx", "ascending")]
+    assert again.responses.sort_by(by).equals(whole.responses.sort_by(by))
+
+
+def test_from_the_command_line_and_again_from_the_manifest(folder, tmp_path):
+    command = ["score", str(folder / "data.jsonl"), "--model", str(folder / "base"), "-o", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, [*command, "--adapter", f"{folder / 'a'},none", "--adapter", str(folder / "b")])
+    assert done.exit_code == 0, done.output
+    assert set(load_result(tmp_path / "run").manifest["models"]) == {"base", "base+a", "base+b"}
+    run, compared = score_again(tmp_path / "run" / "manifest.json", tmp_path / "again")
+    assert compared is not None and compared.same_bits
+    assert set(load_result(run.path).manifest["models"]) == {"base", "base+a", "base+b"}
+
+
+def test_adapters_that_do_not_fit_together_are_scored_one_after_the_other(folder, tmp_path, monkeypatch):
+    from psyfast import scoring
+
+    groups, original = [], scoring.open_together
+
+    def seen(runs, recorded):
+        groups.append(len(runs))
+        return original(runs, recorded)
+
+    monkeypatch.setattr(scoring, "open_together", seen)
+    together = score(names_of(folder), folder / "data.jsonl")
+    monkeypatch.setattr(scoring, "_fit", lambda group, known: False)
+    apart = score(names_of(folder), folder / "data.jsonl")
+    assert groups == [3, 1, 1, 1]
+    assert apart.responses.equals(together.responses)
+
+
+def test_other_bases_stand_between(folder, tmp_path):
+    other = Path(shutil.copytree(folder / "base", tmp_path / "other"))
+    names = [*names_of(folder)[:2], f"{other} + {folder / 'a'}"]
+    result = score(names, folder / "data.jsonl")
+    nlls = {}
+    for row in result.responses.select(["model", "nll_nats"]).to_pylist():
+        nlls.setdefault(row["model"], []).append(row["nll_nats"])
+    assert nlls["base+a"] == nlls["other+a"] != nlls["base"]
+
+
+def test_models_of_one_reading_have_one_base(folder):
+    from psyfast.model.load.locate import locate
+    from psyfast.ops.registry import resolve
+
+    with pytest.raises(AssertionError):
+        loading.load_together([locate(str(folder / "base")), locate("smollm2-135m-instruct")], resolve())
