@@ -6,6 +6,7 @@ Tensors were checked before; here they become addresses, sizes and the current s
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -22,14 +23,12 @@ KEY_PAGES = 1
 def load() -> ModuleType:
     """The compiled module; BackendError, with how to build it, where it is not there or cannot be loaded."""
     try:
-        from psyfast import _cuda  # type: ignore[attr-defined]
+        return import_module("psyfast._cuda")
     except ImportError as error:
         raise BackendError(
             f"the compiled module psyfast._cuda cannot be loaded ({error}); build it with nvcc (docs/gpu.md), or choose "
             "--backend triton or reference"
         ) from error
-    module: ModuleType = _cuda
-    return module
 
 
 class CudaKernels:
