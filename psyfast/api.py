@@ -239,7 +239,8 @@ def score_again(
             raise RunError(f"{manifest_path}: its condition '{name}' came from a function; score it again from Python")
     # The run's own number of threads and backends give its bits; its windows are kept model by model.
     used = manifest["arithmetic"]
-    backend = "reference" if set(used["operators"].values()) == {"reference"} else "auto"
+    backends = set(used["operators"].values())
+    backend = backends.pop() if len(backends) == 1 and backends <= {"reference", "triton", "cuda"} else "auto"
     config = replace(config, threads=used["threads"], backend=backend, window_slots=None)
     inputs = find_inputs(config, out, resume=resume, repeat=manifest)
     run = score_run(inputs, on_progress=on_progress, should_stop=should_stop)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 import psyfast
 from psyfast.ops import cpu, peak
+from psyfast.ops.gpu import availability
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import describe, resolve
 from psyfast.store.manifest import library_versions, machine
@@ -27,6 +28,7 @@ def diagnose(*, lane: str, device: str, backend: str) -> dict[str, Any]:
         "isa_available": cpu.available_isas(),
         "threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpu_backends": {name: availability.why_not(name) for name in availability.GPU_BACKENDS},
         "arithmetic": describe(resolve(backend, device, Lane(lane))),
         "default_model": importlib.util.find_spec(DEFAULT_MODEL_PACKAGE) is not None,
     }
@@ -43,6 +45,8 @@ def doctor_table(findings: dict[str, Any]) -> Table:
     table.add_row("ISA levels", ", ".join(findings["isa_available"]))
     table.add_row("ISA in use", arithmetic["isa"] or "none (no native operator in use)")
     table.add_row("GPUs", ", ".join(findings["cuda_devices"]) or "none")
+    for name, why in findings["gpu_backends"].items():
+        table.add_row(f"backend {name}", availability.UNPROVEN if why is None else f"no: {why}")
     table.add_row("device, lane", f"{arithmetic['device']}, {arithmetic['lane']}, {findings['threads']} threads")
     for operator, backend in arithmetic["operators"].items():
         table.add_row(operator, f"cpu ({arithmetic['isa']})" if backend == "cpu" else backend)

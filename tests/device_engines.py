@@ -9,6 +9,7 @@ from psyfast.model.load.model import load_model
 from psyfast.ops.gpu.operators import operators_over
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
+from psyfast.plan.batch import Branch, Request
 from tests.test_bits import scores_of
 
 CPU = torch.device("cpu")
@@ -42,3 +43,50 @@ def assert_as_reference(got, folder, requests, lane):
     allowed = np.abs(reference_scores(folder, requests, Lane.BF16) - truth)
     assert 0 < error.mean() <= 2 * allowed.mean()
     assert error.max() <= 2 * allowed.max()
+
+
+def small_corpus():
+    """A transcript over a page's border with options, another that begins alike, and a lone short one."""
+    rng = np.random.default_rng(20)
+    stem = rng.integers(2, 400, 90)
+    branches = tuple(
+        Branch(start, rng.integers(2, 400, size), start, start + size) for start, size in ((3, 2), (63, 3), (64, 2))
+    )
+    return [
+        Request(stem, np.arange(1, 90), branches),
+        Request(np.concatenate([stem[:70], rng.integers(2, 400, 9)]), np.arange(70, 79)),
+        Request(rng.integers(2, 400, 2), np.array([1])),
+    ]
+
+
+def check_engine(folder, kernels):
+    """Both lanes, with prefixes shared and not, against the reference."""
+    for lane in Lane:
+        engine = engine_over(folder, kernels, lane)
+        assert_as_reference(scores_of(engine, small_corpus()), folder, small_corpus(), lane)
+    assert_as_reference(scores_of(engine, small_corpus(), share=False), folder, small_corpus(), lane)
+
+
+def real_requests(shared_dir, folder, num_tokens):
+    """The first real transcript that has three response tokens among its first tokens, cut there; all are scored."""
+    from psyfast.data.encode import encode
+    from psyfast.data.encoded import Protocol
+    from psyfast.data.tokenizer import Tokenizer
+    from psyfast.data.transcripts import ReadOptions, TranscriptReader
+    from psyfast.model.load.tokenizer import load_tokenizer
+    from psyfast.rows import request_of
+
+    tokenizer = Tokenizer(load_tokenizer(str(folder)))
+    for transcript in TranscriptReader((str(shared_dir / "data" / "psych201"),), ReadOptions()):
+        request = request_of(encode(transcript, tokenizer, Protocol("exact")))
+        if (request.scored_positions < num_tokens).sum() >= 3:
+            return [Request(request.ids[:num_tokens], np.arange(1, num_tokens))]
+    raise AssertionError("no transcript begins with responses")
+
+
+def check_real_transcript(shared_dir, folder, kernels, num_tokens):
+    """NLLs of a real transcript's tokens within the bf16 bound of the reference."""
+    requests = real_requests(shared_dir, folder, num_tokens)
+    for lane in Lane:
+        got = scores_of(engine_over(folder, kernels, lane), requests)
+        assert_as_reference(got, folder, requests, lane)

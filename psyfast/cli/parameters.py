@@ -49,7 +49,7 @@ OnBadRowOption = Annotated[str, typer.Option(metavar="ACTION", help="A row that 
 ContextLimit = Annotated[int | None, typer.Option(metavar="N", help="Tokens of context, instead of the model's own.")]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads of the CPU. [default: all cores]")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps.")]
-Backend = Annotated[str, typer.Option(metavar="BACKEND", help="auto | reference | cpu.")]
+Backend = Annotated[str, typer.Option(metavar="BACKEND", help="auto | reference | cpu | triton | cuda (docs/gpu.md).")]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a model from the hub.")]
 DataRevision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a data set from the hub.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of whatever is drawn.")]

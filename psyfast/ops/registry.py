@@ -16,11 +16,12 @@ from torch import Tensor
 
 from psyfast.errors import BackendError
 from psyfast.ops import reference, reference_head
+from psyfast.ops.gpu.availability import GPU_BACKENDS, kernels_of, version_of
 from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer, in_memory
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
 OPERATORS = ("attn_in", "attention", "attn_out", "mlp", "linear_nll")
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
 LinearNll = Callable[[Tensor, Tensor, Tensor], HeadScores]
 
@@ -57,7 +58,8 @@ def resolve(
 ) -> Operators:
     """Choose a backend for every operator.
 
-    `auto` and `cpu` take native operators where there are some. isa: the level they run at (default: the highest, or
+    `auto` and `cpu` take native operators where there are some; on a GPU `auto` is `reference`, until the kernels of `triton`
+    and `cuda` have run on one (psyfast.ops.gpu.availability). isa: the level they run at (default: the highest, or
     the forced one). join_segments=False keeps the rows of short segments apart in attention: the same bits, slower.
     Raises BackendError for a name, device, level or environment variable that does not fit.
     """
@@ -65,6 +67,10 @@ def resolve(
     if backend not in BACKENDS:
         raise BackendError(f"backend '{backend}' is not known: choose one of {', '.join(BACKENDS)}")
     where = _device(device)
+    if backend in GPU_BACKENDS:
+        if isa is not None:
+            raise BackendError(f"ISA level '{isa}' was asked for, but backend '{backend}' has none; leave it out")
+        return _on_gpu(backend, lane, where)
     chosen = _reference(lane, where)
     if backend == "cpu" and where.type != "cpu":
         raise BackendError(f"backend 'cpu' cannot run on device '{device}': use --backend reference, or --device cpu")
@@ -127,6 +133,12 @@ def _reference_linear_nll(
     return reference_head.linear_nll(x_ND, head, target_N, option_ids_NK, lane=lane)
 
 
+def _on_gpu(backend: str, lane: Lane, device: torch.device) -> Operators:
+    from psyfast.ops.gpu.operators import operators_over
+
+    return operators_over(kernels_of(backend, device), lane, device)
+
+
 def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bool) -> Operators:
     from psyfast.ops import cpu, cpu_attention, cpu_linear
 
@@ -166,9 +178,11 @@ def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bo
 
 def describe(operators: Operators) -> dict[str, Any]:
     """The resolution as plain data, for `doctor` and the manifest."""
-    return {
+    found = {
         "lane": operators.lane.value,
         "device": str(operators.device),
         "operators": dict(operators.backend_of),
         "isa": operators.isa,
     }
+    compiled = {backend: version_of(backend) for backend in GPU_BACKENDS if backend in operators.backend_of.values()}
+    return found | ({"compiled_by": compiled} if compiled else {})
