@@ -35,10 +35,15 @@ def jobs() -> list[tuple[str, int, str]]:
     return [(module, cap, label) for module in modules() for cap in CAPABILITIES for label in builds(module, cap)]
 
 
+def is_usual(job: tuple[str, int, str]) -> bool:
+    """All but fp16's builds, and fp32's with every trait."""
+    parts = set(job[2].split("/"))
+    return "fp16" not in parts and not ("fp32" in parts and parts & {"all", "cap"})
+
+
 def is_quick(job: tuple[str, int, str]) -> bool:
-    """The builds that another Triton than the table's is tried on: one operand type's, fp32 where there is but that."""
-    _, _, label = job
-    return "bf16" in label.split("/") or not {"fp16", "fp32"} & set(label.split("/"))
+    """Plain builds of bf16, and those that have no operand type."""
+    return not set(job[2].split("/")) & {"fp16", "fp32", "all", "cap"}
 
 
 def compiled(job: tuple[str, int, str]) -> Binary:
