@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from psyfast.model.traits import Traits
+from psyfast.ops.gpu.products import TEMPORARY_BYTES
 from psyfast.ops.records import Lane
 from psyfast.ops.reference import ROWS_A_CHUNK, ROWS_A_TILE
 from psyfast.ops.registry import Operators
@@ -12,15 +13,31 @@ from psyfast.plan.memory import ModelSizes
 
 PANEL = 64
 READ_COLUMNS = 512
+TABLES_BYTES_A_SLOT = 64
 HOST_BYTES_A_SLOT = 512
 """Ids, positions and tables of the plan, the transcripts themselves, and their rows of the results."""
 
 
 def model_sizes(traits: Traits, operators: Operators, stored_bytes: int) -> ModelSizes:
     """Sizes under some operators. stored_bytes: of a weight as the fp32 lane keeps it (4, or 2 for bf16)."""
+    if operators.device.type == "cuda":
+        return _on_device(traits, operators.lane)
     if operators.device.type != "cpu":  # none of it is in this process's memory
         return ModelSizes(traits.num_layers, 0, 0, 0, HOST_BYTES_A_SLOT)
     return _native(traits, operators.lane) if operators.isa else _reference(traits, operators.lane, stored_bytes)
+
+
+def _on_device(traits: Traits, lane: Lane) -> ModelSizes:
+    """Of a GPU's memory: psyfast.ops.gpu's operators, whose intermediates come in chunks of TEMPORARY_BYTES."""
+    operand = 4 if lane is Lane.FP32 else 2
+    D, HE, KE = traits.hidden_size, traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
+    return ModelSizes(
+        num_layers=traits.num_layers,
+        layer_bytes=operand * traits.num_layer_params,
+        head_bytes=operand * traits.vocab_size * D,
+        reading_bytes=3 * TEMPORARY_BYTES,  # what a product is made from, what it makes, and its rounded result
+        slot_bytes=4 * 2 * D + operand * (2 * KE + 2 * HE) + TABLES_BYTES_A_SLOT,
+    )
 
 
 def sizes_together(sizes: ModelSizes, traits: Traits, num_models: int, num_heads: int) -> ModelSizes:

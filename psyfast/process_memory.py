@@ -69,10 +69,15 @@ def planned_memory_of(
 ) -> MemoryPlan:
     """The same of a model whose files need not be there. value_bytes: of a weight as stored; where: what errors call it."""
     limit = config.memory_limit_bytes()
+    if operators.device.type == "cuda":  # the limit, and what is planned, are of the device's memory
+        free = int(SHARE * torch.cuda.mem_get_info(operators.device)[0])
+        limit, process_bytes, num_threads = free if limit is None else min(limit, free), 0, 0
+    else:
+        process_bytes, num_threads = resident_bytes() + still_to_load, torch.get_num_threads()
     needs = MemoryNeeds(
         limit_bytes=default_limit() if limit is None else limit,
-        process_bytes=resident_bytes() + still_to_load,
-        num_threads=torch.get_num_threads(),
+        process_bytes=process_bytes,
+        num_threads=num_threads,
         read_ahead=READ_AHEAD,
         slots=slots,
         window_slots=window_slots,

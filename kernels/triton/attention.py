@@ -51,7 +51,9 @@ SPAN_FP32, INNER_FP32 = 16, 16
 def attention_shape(capability: int, dtype: torch.dtype, head_dim: int) -> AttentionShape:
     """What tiles, launch and ahead-of-time build are made with, for one generation, operand type and head size."""
     if dtype == torch.float32:
-        return AttentionShape(32 if head_dim < 128 else 16, 1, num_warps=8 if head_dim in (96, 256) else 4, num_stages=1)
+        return AttentionShape(
+            32 if head_dim < 128 else 16, 1, num_warps=8 if head_dim in (96, 256) else 4, num_stages=1
+        )
     if capability in (90, 100):  # warpgroups of 64 rows; on sm_100 sums of 128 x 256 leave no registers
         if head_dim > 128:
             return AttentionShape(64 if capability == 100 else 128, 1, num_warps=8, num_stages=2)

@@ -74,7 +74,10 @@ WindowSlots = Annotated[
 ]
 MemoryLimit = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Of the whole process: 3GB, 2.5GiB, or bytes. [default: the memory at hand]"),
+    typer.Option(
+        metavar="SIZE",
+        help="Of the whole process (with --device cuda: of the GPU): 3GB, 2.5GiB, or bytes. [default: the memory at hand]",
+    ),
 ]
 Weights = Annotated[
     str,

@@ -18,6 +18,7 @@ from psyfast.model.load.config import quantisation_of, traits_from_config, trait
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located
 from psyfast.model.load.names import EMBEDDING
+from psyfast.model.load.pinned import PinnedWeights, load_pinned
 from psyfast.model.load.quantised.files import QuantisedFiles
 from psyfast.model.load.shared import SharedFiles
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
@@ -36,7 +37,7 @@ class LoadedModel:
 
     model_id: str
     traits: Traits
-    weights: ResidentWeights | StreamedWeights
+    weights: ResidentWeights | StreamedWeights | PinnedWeights
     files: tuple[Path, ...]
     stored_as: tuple[str, ...]
     keeps_head: bool = True
@@ -108,8 +109,14 @@ def load_together(
     try:
         adapted = [_adapted(files, one, traits) for one in located]
         assemblers = [Assembler(one, traits, operators.lane, operators.device, where) for one in adapted]
-        weights: Sequence[ResidentWeights | StreamedWeights]
-        if streamed:
+        weights: Sequence[ResidentWeights | StreamedWeights | PinnedWeights]
+        if streamed and operators.device.type == "cuda":
+            on_host = [Assembler(one, traits, operators.lane, torch.device("cpu"), where) for one in adapted]
+            weights = [
+                load_pinned(host, device, traits.num_layers, operators)
+                for host, device in zip(on_host, assemblers, strict=True)
+            ]
+        elif streamed:
             weights = [
                 StreamedWeights(assembler, traits.num_layers, operators, read_ahead=read_ahead)
                 for assembler in assemblers
