@@ -307,31 +307,47 @@ void check_attention(Operand type, int head_dim, int window, float soft_cap) {
   }
 }
 
-void check_all() {
-  for (Operand type : {Operand::kFp32, Operand::kBf16, Operand::kFp16}) {
+constexpr Operand kTypes[] = {Operand::kFp32, Operand::kBf16, Operand::kFp16};
+
+void check_all_rows() {
+  for (Operand type : kTypes) {
     for (int width : {1, 8, 270}) {
       check_norm_rows(type, width);
       check_gated(type, width);
     }
     for (bool together : {false, true}) check_heads(type, together);
     check_copy_slots(type);
-    check_linear_nll(type, 3, 40, 1030, 3, 0.0f);  // aligned rows, two blocks of tokens
+  }
+  for (int width : {1, 270}) check_add_rows(width);
+}
+
+void check_all_linear_nll() {
+  for (Operand type : kTypes) {
     check_linear_nll(type, 2, 13, 70, 1, 4.0f);    // rows that asynchronous copies cannot take
+    check_linear_nll(type, 3, 40, 1030, 3, 0.0f);  // aligned rows, two blocks of tokens
+  }
+}
+
+void check_all_attention() {
+  for (Operand type : kTypes) {
     check_attention(type, 64, 0, 0.0f);
     check_attention(type, 80, 5, 3.0f);
   }
-  for (int width : {1, 270}) check_add_rows(width);
   check_attention(Operand::kBf16, 256, 0, 0.0f);  // q stays in shared memory
 }
 
 }  // namespace
 }  // namespace psy::cuda
 
-int main() {
+// cuda_test [FILE]: of rows, linear_nll or attention the checks of that one's kernels alone.
+int main(int count, char** arguments) {
+  const std::string only = count > 1 ? arguments[1] : "";
   try {
     for (unsigned seed : {0u, 1u}) {
       psy::emulation::seed() = seed;
-      psy::cuda::check_all();
+      if (only.empty() || only == "rows") psy::cuda::check_all_rows();
+      if (only.empty() || only == "linear_nll") psy::cuda::check_all_linear_nll();
+      if (only.empty() || only == "attention") psy::cuda::check_all_attention();
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "emulated CUDA kernels: %s\n", error.what());

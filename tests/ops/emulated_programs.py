@@ -25,18 +25,32 @@ ENVIRONMENT = {
 }
 
 
-def compile_program(build: str, sources: list[Path], program: Path, include: tuple[Path, ...] = (KERNELS,)) -> Path:
-    """Compiles; skips where the compiler is absent, fails where it complains."""
+def compiler_of(build: str) -> list[str]:
+    """The compiler and its options; skips where it is absent."""
     compiler, *flags = BUILDS[build]
     if shutil.which(compiler) is None:
         pytest.skip(f"the CUDA kernels are not checked with {build}: {compiler} is absent")
-    includes = [f"-I{folder}" for folder in include]
-    named = [word for source in sources for word in ("-x", "c++", str(source))]
-    command = [compiler, "-std=c++17", *flags, "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
-    done = subprocess.run(
-        [*command, *includes, *named, "-o", str(program)], capture_output=True, text=True, check=False
-    )
+    return [compiler, *flags, "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
+
+
+def run_compiler(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def compile_program(build: str, source: Path, program: Path) -> Path:
+    run_compiler([*compiler_of(build), f"-I{KERNELS}", str(source), "-o", str(program)])
+    return program
+
+
+def compile_object(build: str, source: Path, target: Path, headers: Path = KERNELS) -> Path:
+    """A source of any suffix, with the headers of a folder."""
+    run_compiler([*compiler_of(build), f"-I{headers}", "-c", "-x", "c++", str(source), "-o", str(target)])
+    return target
+
+
+def link_program(build: str, objects: list[Path], program: Path) -> Path:
+    run_compiler([*compiler_of(build), *map(str, objects), "-o", str(program)])
     return program
 
 

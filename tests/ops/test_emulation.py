@@ -42,7 +42,7 @@ FAULTS = {
 def faults(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     program = tmp_path_factory.mktemp(request.param) / "cuda_faults"
     source = ROOT / "tests" / "native" / "cuda_faults.cc"
-    return request.param, compile_program(request.param, [source], program)
+    return request.param, compile_program(request.param, source, program)
 
 
 @pytest.mark.parametrize("name", FAULTS)
