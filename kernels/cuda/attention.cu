@@ -213,7 +213,6 @@ __global__ void __launch_bounds__(MmaShape<kHead>::kThreads, 1)
       }
     }
   }
-  cp_async_wait<0>();
 
   T* out = static_cast<T*>(problem.o);
   PSY_UNROLL

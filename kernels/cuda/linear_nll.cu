@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(MmaTile::kThreads, 1)
       sums[part].fold(z, token, stop_token, target_z[part], target[part]);
     }
   }
-  cp_async_wait<0>();
+  // Groups that are not awaited are empty: the last operands were copied before the last step.
   __syncthreads();  // the operands are done with: their memory takes what the left warps know
   auto* left = reinterpret_cast<RowSums*>(shared);
   PSY_UNROLL

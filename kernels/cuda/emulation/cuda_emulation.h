@@ -100,8 +100,10 @@ struct Block {
   unsigned char* shared = nullptr;
   unsigned num_at_barrier = 0, num_ended = 0;
   std::uint64_t num_barriers = 0;
-  std::array<char, kMaxThreads / kWarp> warp_order{};
-  std::array<char, 2> barrier_order{};  // addresses that order memory, one for every other barrier
+  // Addresses that order memory, of a warp and of the block, one for every other barrier: who passes one late
+  // has not seen what others did before the next.
+  std::array<std::array<char, 2>, kMaxThreads / kWarp> warp_order{};
+  std::array<char, 2> barrier_order{};
   char* launch_order =
       nullptr;  // two addresses: the launch before its threads, their ends before what comes after
   std::exception_ptr failure;
@@ -114,11 +116,14 @@ struct Block {
   }
 };
 
+// Thrown through what waits in a block that has failed.
+struct Abandoned {};
+
 inline void wait_as(Thread::State state) {
   Thread* thread = self();
   thread->state = state;
   thread->fiber.yield();
-  if (thread->block->failure) thread->fiber.yield();  // abandoned: never resumed again
+  if (thread->block->failure) throw Abandoned();
 }
 
 inline void barrier() {
@@ -240,7 +245,7 @@ inline void run_thread(void* argument) {
   Block& block = *thread->block;
   observe(block.launch_order);
   try {
-    block.call(block.body);
+    if (!block.failure) block.call(block.body);
   } catch (...) {
     const Untraced untraced;
     if (!block.failure) block.failure = std::current_exception();
@@ -264,9 +269,19 @@ inline std::string standstill(const Block& block) {
          std::to_string(block.num_ended) + " have ended";
 }
 
+// A host thread's CUDA threads, kept from block to block.
+struct Pool {
+  std::vector<std::unique_ptr<Thread>> threads;
+  ~Pool() {
+    const Untraced untraced;
+    threads.clear();
+  }
+};
+
 inline void run_block(Block& block, unsigned order_seed) {
   const Untraced untraced;
-  static thread_local std::vector<std::unique_ptr<Thread>> pool;
+  static thread_local Pool kept;
+  auto& pool = kept.threads;
   while (pool.size() < block.num_threads) pool.push_back(std::make_unique<Thread>());
   block.threads.resize(block.num_threads);
   for (unsigned idx = 0; idx < block.num_threads; ++idx) {
@@ -286,6 +301,11 @@ inline void run_block(Block& block, unsigned order_seed) {
   std::vector<unsigned> warps((block.num_threads + kWarp - 1) / kWarp), lanes(kWarp);
   std::iota(warps.begin(), warps.end(), 0u);
   std::iota(lanes.begin(), lanes.end(), 0u);
+  const auto resume = [](Thread* thread) {
+    self() = thread;
+    thread->fiber.resume();
+    self() = nullptr;
+  };
   while (block.num_ended < block.num_threads && !block.failure) {
     bool progress = false;
     std::shuffle(warps.begin(), warps.end(), draw);
@@ -295,12 +315,15 @@ inline void run_block(Block& block, unsigned order_seed) {
         Thread* thread = block.lane_of(warp, lane);
         if (thread == nullptr || thread->state != Thread::State::kRunnable || block.failure) continue;
         progress = true;
-        self() = thread;
-        thread->fiber.resume();
-        self() = nullptr;
+        resume(thread);
       }
     }
-    if (!progress && !block.failure) throw std::runtime_error(standstill(block));
+    if (!progress && !block.failure) {
+      block.failure = std::make_exception_ptr(std::runtime_error(standstill(block)));
+    }
+  }
+  for (Thread* thread : block.threads) {  // of a failed block: so that what lies on their stacks is destroyed
+    if (thread->state != Thread::State::kEnded) resume(thread);
   }
   if (block.failure) std::rethrow_exception(block.failure);
 }
@@ -382,7 +405,11 @@ inline void __syncthreads() { ::psy::emulation::barrier(); }
 inline void __syncwarp(unsigned mask = 0xFFFF'FFFFu) {
   using namespace psy::emulation;
   Thread* thread = self();
-  char* order = &thread->block->warp_order[thread->warp];
+  char* order = nullptr;
+  {
+    const Untraced untraced;
+    order = &thread->block->warp_order[thread->warp][thread->with_mask(mask).count & 1];
+  }
   publish(order);
   (void)gathered("__syncwarp", mask, 0);
   observe(order);

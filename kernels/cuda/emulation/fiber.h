@@ -36,6 +36,11 @@ void AnnotateIgnoreWritesBegin(const char* file, int line);
 void AnnotateIgnoreWritesEnd(const char* file, int line);
 }
 #endif
+#if defined(PSY_FIBER_TSAN) && defined(__clang__)
+#define PSY_UNSEEN_BY_TSAN __attribute__((no_sanitize("thread")))
+#else
+#define PSY_UNSEEN_BY_TSAN
+#endif
 #ifdef PSY_FIBER_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -95,7 +100,7 @@ class Fiber {
   }
 
   // From the scheduler: runs the fiber until it yields.
-  void resume() {
+  PSY_UNSEEN_BY_TSAN void resume() {
     starting() = this;
 #ifdef PSY_FIBER_TSAN
     back_tsan_ = __tsan_get_current_fiber();
@@ -115,7 +120,7 @@ class Fiber {
   }
 
   // From inside: back to the scheduler until the next resume().
-  void yield() {
+  PSY_UNSEEN_BY_TSAN void yield() {
 #ifdef PSY_FIBER_TSAN
     __tsan_switch_to_fiber(back_tsan_, __tsan_switch_to_fiber_no_sync);
 #endif
@@ -140,12 +145,12 @@ class Fiber {
     stack_ = static_cast<char*>(memory);
   }
 
-  static Fiber*& starting() {
+  PSY_UNSEEN_BY_TSAN static Fiber*& starting() {
     static thread_local Fiber* fiber = nullptr;
     return fiber;
   }
 
-  static void begin() {
+  PSY_UNSEEN_BY_TSAN static void begin() {
     Fiber* fiber = starting();
 #ifdef PSY_FIBER_ASAN
     __sanitizer_finish_switch_fiber(nullptr, &fiber->back_bottom_, &fiber->back_size_);
