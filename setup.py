@@ -1,4 +1,4 @@
-"""Builds psyfast._native with CMake; everything else about the package is in pyproject.toml."""
+"""Builds psyfast._native with CMake, and says where the Triton kernels' package lies; the rest is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -42,4 +42,9 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build_dir), "--target", "_native"], check=True)
 
 
-setup(ext_modules=[Extension("psyfast._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("psyfast._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    packages=[*find_packages(include=["psyfast*"]), "psyfast.kernels.triton"],
+    package_dir={"psyfast.kernels.triton": "kernels/triton"},
+)
