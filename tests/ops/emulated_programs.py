@@ -49,6 +49,11 @@ def compile_object(build: str, source: Path, target: Path, headers: Path = KERNE
     return target
 
 
+def compile_library(build: str, source: Path, library: Path) -> Path:
+    run_compiler([*compiler_of(build), f"-I{KERNELS}", "-shared", "-fPIC", str(source), "-o", str(library)])
+    return library
+
+
 def link_program(build: str, objects: list[Path], program: Path) -> Path:
     run_compiler([*compiler_of(build), *map(str, objects), "-o", str(program)])
     return program
