@@ -116,6 +116,21 @@ __global__ void wait_without_barrier(const float* in, float* out) {
   out[at] = shared[kBlock - 1 - at];
 }
 
+// The next copy begins where others may still read the last.
+template <bool kFaulty>
+__global__ void copy_begun_too_early(const float* in, float* out) {
+  PSY_DYNAMIC_SHARED(float, shared);
+  const unsigned at = threadIdx.x;
+  begin_copy_of(in, shared, at);
+  cp_async_wait<0>();
+  __syncthreads();
+  out[at] = shared[kBlock - 1 - at];
+  if (!kFaulty) __syncthreads();
+  begin_copy_of(in, shared, at);
+  __syncthreads();  // the wait comes after all have read: the beginning alone is too early
+  cp_async_wait<0>();
+}
+
 // ldmatrix reads what other lanes wrote.
 template <bool kFaulty>
 __global__ void ldmatrix_without_barrier(const float* in, float* out) {
@@ -245,16 +260,16 @@ struct Pair {
 
 std::map<std::string, Pair> all_pairs() {
   std::map<std::string, Pair> pairs = {
-      PSY_PAIR(missing_barrier),          PSY_PAIR(missing_barrier_before_reuse),
-      PSY_PAIR(missing_warp_barrier),     PSY_PAIR(shuffle_for_a_barrier),
-      PSY_PAIR(warp_barrier_too_early),   PSY_PAIR(missing_wait),
-      PSY_PAIR(wait_for_too_few),         PSY_PAIR(wait_without_barrier),
-      PSY_PAIR(ldmatrix_without_barrier), PSY_PAIR(blocks_share_a_place),
-      PSY_PAIR(off_by_one_in_shared),     PSY_PAIR(off_by_one_in_global),
-      PSY_PAIR(copy_past_the_end),        PSY_PAIR(divergent_barrier),
-      PSY_PAIR(lanes_that_never_come),    PSY_PAIR(mask_without_oneself),
-      PSY_PAIR(two_collectives_meet),     PSY_PAIR(misaligned_copy),
-      PSY_PAIR(misaligned_ldmatrix)};
+      PSY_PAIR(missing_barrier),        PSY_PAIR(missing_barrier_before_reuse),
+      PSY_PAIR(missing_warp_barrier),   PSY_PAIR(shuffle_for_a_barrier),
+      PSY_PAIR(warp_barrier_too_early), PSY_PAIR(missing_wait),
+      PSY_PAIR(wait_for_too_few),       PSY_PAIR(copy_begun_too_early),
+      PSY_PAIR(wait_without_barrier),   PSY_PAIR(ldmatrix_without_barrier),
+      PSY_PAIR(blocks_share_a_place),   PSY_PAIR(off_by_one_in_shared),
+      PSY_PAIR(off_by_one_in_global),   PSY_PAIR(copy_past_the_end),
+      PSY_PAIR(divergent_barrier),      PSY_PAIR(lanes_that_never_come),
+      PSY_PAIR(mask_without_oneself),   PSY_PAIR(two_collectives_meet),
+      PSY_PAIR(misaligned_copy),        PSY_PAIR(misaligned_ldmatrix)};
   pairs["wait_for_too_few"].shared_bytes *= 2;
   pairs["copy_past_the_end"].shared_bytes += 16;
   pairs["misaligned_copy"].shared_bytes += 16;

@@ -16,6 +16,7 @@ FAULTS = {
     "missing_warp_barrier": (WRONG_NUMBERS, WRONG_NUMBERS, FOUND_RACE, ""),
     "warp_barrier_too_early": (WRONG_NUMBERS, WRONG_NUMBERS, FOUND_RACE, ""),
     "wait_without_barrier": (WRONG_NUMBERS, WRONG_NUMBERS, FOUND_RACE, ""),
+    "copy_begun_too_early": (WRONG_NUMBERS, WRONG_NUMBERS, FOUND_RACE, ""),
     "blocks_share_a_place": (WRONG_NUMBERS, WRONG_NUMBERS, FOUND_RACE, ""),
     # Lanes meet, so that the numbers come out right; their memory is not ordered.
     "shuffle_for_a_barrier": (0, 0, FOUND_RACE, ""),

@@ -3,8 +3,8 @@
 //
 // A block runs on one thread of the host, its CUDA threads as fibers that change only where they wait: at a
 // barrier, in a warp's collective, at their end. In which order warps and lanes go on, and blocks begin, is
-// drawn from a seed. Shared memory begins as NaN. An asynchronous copy happens when it is waited for, not
-// before. README.md says what is not modelled.
+// drawn from a seed. Shared memory begins as NaN. An asynchronous copy happens when it is waited for; from
+// its beginning NaN stands there. README.md says what is not modelled.
 #pragma once
 
 #include <algorithm>
@@ -208,15 +208,21 @@ std::array<Data, kWarp> gathered(const char* name, unsigned mask, const Data& da
   return all;
 }
 
-// Asynchronous copies: begun, closed into a group, done at the wait.
+// Asynchronous copies: begun, closed into a group, done at the wait; in between NaN stands at their
+// destination.
 inline void begin_copy(void* to, const void* from, std::size_t bytes, std::size_t valid_bytes) {
-  const Untraced untraced;
-  if (reinterpret_cast<std::uintptr_t>(to) % bytes != 0 ||
-      reinterpret_cast<std::uintptr_t>(from) % bytes != 0) {
-    throw std::runtime_error("emulation: an asynchronous copy of " + std::to_string(bytes) +
-                             " bytes is not aligned to them");
+  {
+    const Untraced untraced;
+    if (reinterpret_cast<std::uintptr_t>(to) % bytes != 0 ||
+        reinterpret_cast<std::uintptr_t>(from) % bytes != 0) {
+      throw std::runtime_error("emulation: an asynchronous copy of " + std::to_string(bytes) +
+                               " bytes is not aligned to them");
+    }
+    self()->open_copies.push_back({to, from, bytes, valid_bytes});
   }
-  self()->open_copies.push_back({to, from, bytes, valid_bytes});
+  // The device may write at any time from now on: what stands there is lost to whoever still reads it.
+  auto* destination = static_cast<volatile unsigned char*>(to);
+  for (std::size_t byte = 0; byte < bytes; ++byte) destination[byte] = 0xFF;
 }
 inline void close_copies() {
   const Untraced untraced;
