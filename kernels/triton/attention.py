@@ -60,7 +60,7 @@ def attention_shape(capability: int, dtype: torch.dtype, head_dim: int) -> Atten
         return AttentionShape(128, 2, num_warps=8, num_stages=2)
     if head_dim > 128:
         return AttentionShape(32, 1, num_warps=8, num_stages=2)
-    num_stages = 2 if capability == 120 or head_dim == 80 else 3  # 99 KiB of shared memory; registers
+    num_stages = 2 if capability == 120 or head_dim in (80, 96) else 3  # 99 KiB of shared memory; registers
     return AttentionShape(128 if head_dim == 64 else 64, 1, num_warps=8, num_stages=num_stages)
 
 

@@ -14,7 +14,7 @@ from tests.builds.table import TABLE, faults, from_csv, is_product, losses, miss
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: no kernel of ours can be compiled or read")
 
-OTHER_TRITONS_STACK = 16
+OTHER_TRITONS_STACK = 32
 TABLED = {binary.key: binary for binary in from_csv(TABLE.read_text(encoding="utf-8"))}
 
 
@@ -55,7 +55,7 @@ def built(request):
 @pytest.mark.slow
 def test_no_kernel_spills_or_exceeds_a_launch(built):
     _, binaries = built
-    # An older Triton keeps a register or two of the largest tiles on the stack: tolerated where the table's does not.
+    # An older Triton keeps a few registers of the largest tiles on the stack: tolerated where the table's does not.
     tolerated = 0 if is_tables_triton() else OTHER_TRITONS_STACK
     assert [fault for binary in binaries for fault in faults(binary, tolerated)] == []
 
