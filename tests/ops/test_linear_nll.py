@@ -214,9 +214,9 @@ def test_bits_do_not_depend_on_batch_order_or_threads(level: Level, lane: Lane, 
     for part in (order, order[:1], order[:5], order[3:22], order[::2]):
         shuffled = tuple(tensor[part].contiguous() for tensor in inputs)
         assert same_bits(rows_of(whole, part), run(level, head, lane, shuffled)), part
-    # The comparison can fail: one unit in the last place of one input.
+    # The comparison can fail: one element moves by a unit, far more than either lane rounds away.
     changed = inputs[0].clone()
-    changed[7, 0] = torch.nextafter(changed[7, 0] * 1.01, torch.tensor(math.inf))
+    changed[7, 0] += 1.0
     assert not same_bits(whole, run(level, head, lane, (changed, *inputs[1:])))
 
 
