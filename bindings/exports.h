@@ -25,6 +25,7 @@ Isa isa_of(const std::string& name);
 
 void export_attention(pybind11::module_& m);
 void export_linear(pybind11::module_& m);
+void export_delta_rule(pybind11::module_& m);
 void export_peak(pybind11::module_& m);
 void export_forest(pybind11::module_& m);
 

@@ -62,12 +62,23 @@ void export_attn_in(py::module_& m) {
       py::arg("q"), py::arg("num_threads"), py::arg("isa") = "");
 }
 
+GateActivation gate_activation_of(const std::string& name) {
+  if (name == "sigmoid") return GateActivation::kSigmoid;
+  if (name == "silu") return GateActivation::kSilu;
+  throw std::invalid_argument("gate activation '" + name + "' is not known; choose sigmoid or silu");
+}
+
 void export_attn_out(py::module_& m) {
   m.def(
       "attn_out",
       [](uintptr_t o, int64_t num_tokens, int64_t width, uintptr_t panels, const std::string& lane,
-         uintptr_t bias, uintptr_t post_norm, double post_eps, uintptr_t x, int64_t hidden, int num_threads,
-         const std::string& isa) {
+         uintptr_t bias, uintptr_t post_norm, double post_eps, uintptr_t x, int64_t hidden,
+         uintptr_t gate_panels, uintptr_t gate_norm, double gate_eps, const std::string& gate_activation,
+         int num_threads, const std::string& isa) {
+        const OutputGate gate = {pointer<const uint32_t>(gate_panels),
+                                 0,
+                                 {pointer<const float>(gate_norm), gate_eps},
+                                 gate_activation_of(gate_activation)};
         const AttnOutArgs args = {pointer<const void>(o),
                                   num_tokens,
                                   width,
@@ -76,14 +87,16 @@ void export_attn_out(py::module_& m) {
                                   pointer<const float>(bias),
                                   {pointer<const float>(post_norm), post_eps},
                                   pointer<float>(x),
-                                  hidden};
+                                  hidden,
+                                  gate};
         const Isa level = isa_of(isa);
         const py::gil_scoped_release release;
         attn_out(args, level, num_threads);
       },
       py::kw_only(), py::arg("o"), py::arg("num_tokens"), py::arg("width"), py::arg("panels"),
       py::arg("lane"), py::arg("bias"), py::arg("post_norm"), py::arg("post_eps"), py::arg("x"),
-      py::arg("hidden"), py::arg("num_threads"), py::arg("isa") = "");
+      py::arg("hidden"), py::arg("gate_panels") = 0, py::arg("gate_norm") = 0, py::arg("gate_eps") = 0.0,
+      py::arg("gate_activation") = "sigmoid", py::arg("num_threads"), py::arg("isa") = "");
 }
 
 void export_mlp(py::module_& m) {

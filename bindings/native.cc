@@ -101,6 +101,7 @@ PYBIND11_MODULE(_native, m) {
   export_linear_nll(m);
   export_attention(m);
   export_linear(m);
+  export_delta_rule(m);
   export_peak(m);
   export_forest(m);
   m.def("exp_nonpositive", [](const std::string& isa, uintptr_t x, uintptr_t out, int64_t count) {

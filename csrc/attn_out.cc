@@ -33,19 +33,23 @@ void attn_out(const AttnOutArgs& args, Isa isa, int num_threads) {
   const LinearKernels& kernels = linear_kernels(isa);
   check(args, num_threads);
   const bool bf16 = args.lane == Element::kBf16;
-  const AttnOutTask task = {
-      bf16,      args.o,         args.width, args.panels, inner_steps(args.width, args.lane),
-      args.bias, args.post_norm, args.x,     args.hidden};
-  const int64_t row_stride = operand_stride(row_form(args.lane, kernels.bf16_rows), args.width);
+  AttnOutTask task = {bf16,      args.o,         args.width, args.panels, inner_steps(args.width, args.lane),
+                      args.bias, args.post_norm, args.x,     args.hidden, args.gate};
+  task.gate.num_steps = inner_steps(args.hidden, args.lane);
+  const RowForm form = row_form(args.lane, kernels.bf16_rows);
+  const int64_t row_stride = operand_stride(form, args.width);
+  const int64_t x_stride = args.gate.panels == nullptr ? 0 : operand_stride(form, args.hidden);
   const int64_t y_stride = post_norm_stride(args.post_norm, args.hidden);
-  const RowBlocks blocks =
-      split_rows(args.num_tokens, fitting_rows((row_stride + y_stride) * 4, kBlockBytes), num_threads);
+  const RowBlocks blocks = split_rows(
+      args.num_tokens, fitting_rows((row_stride + x_stride + y_stride) * 4, kBlockBytes), num_threads);
 #pragma omp parallel num_threads(team_of(blocks.count, num_threads))
   {
     const Buffer<uint32_t> rows(blocks.rows * row_stride);
+    const Buffer<uint32_t> x_rows(blocks.rows * x_stride);
     const Buffer<float> product(blocks.rows * kPanelColumns);
     const Buffer<float> y(blocks.rows * y_stride);
-    const AttnOutScratch scratch = {rows.data, row_stride, product.data, y.data, y_stride};
+    const AttnOutScratch scratch = {rows.data,    row_stride, x_rows.data, x_stride,
+                                    product.data, y.data,     y_stride};
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < blocks.count; ++i) {
       const int64_t first = i * blocks.rows;

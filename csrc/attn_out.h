@@ -1,4 +1,4 @@
-// attn_out: output projection, bias, post-norm and the residual's sum.
+// attn_out: a gate of its input, output projection, bias, post-norm and the residual's sum.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,8 @@ struct AttnOutArgs {
   NormScale post_norm;  // scale [hidden] and kVectorPadding more, zeros there; or null
   float* x;             // [num_tokens, hidden], added to in place
   int64_t hidden;
+  // panels: pack_columns of [width, hidden], or null; num_steps is filled in
+  OutputGate gate = {nullptr, 0, {nullptr, 0.0}, GateActivation::kSigmoid};
 };
 
 // A row's bits depend on the row, the weights and the level alone: not on num_tokens, the other rows or

@@ -75,6 +75,15 @@ struct AttnInScratch {
   int64_t word_stride;
 };
 
+// What an output projection's input is multiplied by: activation(norm(x) Wᵀ). Null panels: nothing.
+enum class GateActivation { kSigmoid, kSilu };
+struct OutputGate {
+  const uint32_t* panels;  // [ceil(width / 64), num_steps, 64]
+  int64_t num_steps;
+  NormScale norm;
+  GateActivation activation;
+};
+
 struct AttnOutTask {
   bool bf16;
   const void* o;  // [num_tokens, width], fp32 or bf16 as the lane
@@ -85,13 +94,16 @@ struct AttnOutTask {
   NormScale post_norm;  // of the product, before it is added to x
   float* x;             // [num_tokens, hidden]
   int64_t hidden;
+  OutputGate gate;
 };
 
 struct AttnOutScratch {
   uint32_t* rows;      // [rows, row_stride]
   int64_t row_stride;  // words
-  float* product;      // [rows, 64]
-  float* y;            // [rows, y_stride], where there is a post-norm
+  uint32_t* x_rows;    // [rows, x_stride]: the normalised rows, where there is a gate
+  int64_t x_stride;
+  float* product;  // [rows, 64]
+  float* y;        // [rows, y_stride], where there is a post-norm
   int64_t y_stride;
 };
 

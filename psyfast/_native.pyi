@@ -77,6 +77,37 @@ def pack_columns(
     packed: int,
     num_threads: int,
 ) -> None: ...
+
+DELTA_CHUNK: int
+
+def delta_rule(
+    *,
+    x: int,
+    num_tokens: int,
+    hidden: int,
+    norm: int,
+    eps: float,
+    panels: int,
+    decay_write_panels: int,
+    lane: str,
+    taps: int,
+    log_rate: int,
+    time_bias: int,
+    head_norm: int,
+    head_eps: float,
+    num_key_heads: int,
+    num_value_heads: int,
+    key_dim: int,
+    value_dim: int,
+    conv_width: int,
+    num_segments: int,
+    qo_indptr: int,
+    start: int,
+    parent_row: int,
+    o: int,
+    num_threads: int,
+    isa: str = "",
+) -> None: ...
 def attn_in(
     *,
     x: int,
@@ -124,6 +155,10 @@ def attn_out(
     post_eps: float,
     x: int,
     hidden: int,
+    gate_panels: int = 0,
+    gate_norm: int = 0,
+    gate_eps: float = 0.0,
+    gate_activation: str = "sigmoid",
     num_threads: int,
     isa: str = "",
 ) -> None: ...

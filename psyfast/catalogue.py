@@ -17,7 +17,7 @@ from psyfast.model.load.checks import check_tensors, expected_shapes
 from psyfast.model.load.locate import Located, locate
 from psyfast.model.load.model import open_model
 from psyfast.model.rope import RopeTraits
-from psyfast.model.traits import LayerKind, Traits
+from psyfast.model.traits import DeltaTraits, LayerKind, Traits
 
 _WINDOWS = {
     "none": "",
@@ -48,6 +48,8 @@ def _differences(family: Family) -> list[str]:
         "soft caps" if "final_logit_softcapping" in family.honours else "",
         "scaled embedding" if family.scaled_embedding else "",
         "fused matrices" if family.fused else "",
+        f"gated delta rule, but one layer in {family.nth} attention" if family.delta else "",
+        "gate of attention's output" if family.output_gate else "",
         "cross-attention skipped" if family.skips else "",
         "vision tower ignored" if family.vision else "",
     ]
@@ -74,7 +76,7 @@ def _read(located: Located) -> dict[str, Any]:
         return {"why_not": str(error)}
     found = {
         "traits": asdict(traits),
-        "layers": [_kind_in_words(*kind) for kind in _counted(traits)],
+        "layers": [_kind_in_words(count, kind, traits.delta) for count, kind in _counted(traits)],
         "parameters": sum(prod(shape) for shape in expected_shapes(traits).values()),
         "stored_as": list(files.stored_as()),
         "bytes": sum(path.stat().st_size for path in files.files),
@@ -90,7 +92,11 @@ def _counted(traits: Traits) -> list[tuple[int, LayerKind]]:
     return [(count, traits.kinds[kind]) for kind, count in sorted(Counter(traits.kind_of_layer).items())]
 
 
-def _kind_in_words(count: int, kind: LayerKind) -> str:
+def _kind_in_words(count: int, kind: LayerKind, delta: DeltaTraits | None) -> str:
+    if kind.mixer == "delta_rule" and delta is not None:
+        keys = f"{delta.num_key_heads} heads of keys of {delta.key_dim}"
+        values = f"{delta.num_value_heads} of values of {delta.value_dim}"
+        return f"{count} mix by the gated delta rule; {keys}, {values}, a filter of {delta.conv_width} positions"
     sees = "all before" if kind.window is None else f"the last {kind.window:,}"
     return f"{count} see {sees}; {_rope_in_words(kind.rope)}"
 

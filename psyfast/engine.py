@@ -18,7 +18,7 @@ from psyfast.model.traits import Traits
 from psyfast.ops.records import HeadScores, HeadWeights, Pages, PreparedLayer, RopeTables
 from psyfast.ops.registry import LinearNll, Operators
 from psyfast.plan.batch import Batch
-from psyfast.plan.flops import ModelShape
+from psyfast.plan.flops import DeltaShape, ModelShape
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
 
 
@@ -119,7 +119,23 @@ def model_shape(traits: Traits) -> ModelShape:
         num_kv_heads=traits.num_kv_heads,
         head_dim=traits.head_dim,
         vocab_size=traits.vocab_size,
-        windows=traits.windows,
+        windows=tuple(kind.window for kind in traits.layers if kind.mixer == "attention"),
+        gated=traits.output_gate,
+        delta=_delta_shape(traits),
+    )
+
+
+def _delta_shape(traits: Traits) -> DeltaShape | None:
+    if traits.delta is None:
+        return None
+    by_delta_rule = [kind.mixer == "delta_rule" for kind in traits.layers]
+    return DeltaShape(
+        num_layers=sum(by_delta_rule),
+        is_last=by_delta_rule[-1],
+        num_channels=traits.delta.num_channels,
+        num_value_heads=traits.delta.num_value_heads,
+        key_dim=traits.delta.key_dim,
+        value_dim=traits.delta.value_dim,
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from psyfast.model.traits import Traits
+import torch
+
+from psyfast.model.traits import DeltaTraits, Traits
 from psyfast.ops.gpu.products import TEMPORARY_BYTES
 from psyfast.ops.records import Lane
 from psyfast.ops.reference import ROWS_A_CHUNK, ROWS_A_TILE
+from psyfast.ops.reference_delta import CHUNK
 from psyfast.ops.registry import Operators
 from psyfast.plan.memory import ModelSizes
 
@@ -31,12 +34,13 @@ def _on_device(traits: Traits, lane: Lane) -> ModelSizes:
     """Of a GPU's memory: psyfast.ops.gpu's operators, whose intermediates come in chunks of TEMPORARY_BYTES."""
     operand = 4 if lane is Lane.FP32 else 2
     D, HE, KE = traits.hidden_size, traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
+    mixed = 0 if traits.delta is None else 4 * _delta_in_torch(traits.delta)
     return ModelSizes(
         num_layers=traits.num_layers,
         layer_bytes=operand * traits.num_layer_params,
         head_bytes=operand * traits.vocab_size * D,
         reading_bytes=3 * TEMPORARY_BYTES,  # what a product is made from, what it makes, and its rounded result
-        slot_bytes=4 * 2 * D + operand * (2 * KE + 2 * HE) + TABLES_BYTES_A_SLOT,
+        slot_bytes=4 * 2 * D + operand * 2 * KE + max(operand * 2 * HE, mixed) + TABLES_BYTES_A_SLOT,
     )
 
 
@@ -60,16 +64,38 @@ def _native(traits: Traits, lane: Lane) -> ModelSizes:
     D, F, E = traits.hidden_size, traits.intermediate_size, _up(traits.head_dim, PANEL)
     H, K = traits.num_heads, traits.num_kv_heads
     HE = H * traits.head_dim
-    columns_by_inner = (H + 2 * K) * E * D + _up(D, PANEL) * HE + 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F
+    mixer = (H + 2 * K) * E * D + _up(D, PANEL) * HE + (_up(HE, PANEL) * D if traits.output_gate else 0)
     # While attention runs: the residual; K and V; q, its result, and one more of them that the allocator keeps.
     slot = 4 * D + operand * (2 * K * E + 3 * HE) + 8 * E
+    if traits.delta is not None:
+        mixer = max(mixer, _packed_delta(traits.delta, D))
+        slot = max(slot, 4 * D + operand * 2 * K * E + _delta_slot(traits.delta, operand))
+        HE = max(HE, traits.delta.width)
     return ModelSizes(
         num_layers=traits.num_layers,
-        layer_bytes=operand * columns_by_inner,
+        layer_bytes=operand * (mixer + 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F),
         head_bytes=operand * _up(traits.vocab_size, PANEL) * D,
         reading_bytes=3 * READ_COLUMNS * max(D, F, HE) * operand,
         slot_bytes=slot + HOST_BYTES_A_SLOT,
     )
+
+
+def _packed_delta(delta: DeltaTraits, D: int) -> int:
+    """Packed weights of a layer's mixer; see psyfast.ops.cpu_delta."""
+    columns = delta.num_key_heads * _delta_columns(delta) + _up(2 * delta.num_value_heads, PANEL)
+    return (columns + _up(delta.width, PANEL)) * D + _up(D, PANEL) * delta.width
+
+
+def _delta_columns(delta: DeltaTraits) -> int:
+    """Of a key head: its queries, its keys and its value heads."""
+    num_values = delta.num_value_heads // delta.num_key_heads
+    return 2 * _up(delta.key_dim, PANEL) + num_values * _up(delta.value_dim, PANEL)
+
+
+def _delta_slot(delta: DeltaTraits, operand: int) -> int:
+    """While the delta rule runs: channels of as many key heads as there are threads, decays, the output and one more."""
+    heads = min(delta.num_key_heads, torch.get_num_threads())
+    return 4 * (heads * _delta_columns(delta) + _up(2 * delta.num_value_heads, PANEL)) + 2 * operand * delta.width
 
 
 def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
@@ -78,13 +104,22 @@ def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
     D, F, H = traits.hidden_size, traits.intermediate_size, traits.num_heads
     HE, KE = H * traits.head_dim, traits.num_kv_heads * traits.head_dim
     scores = 3 * ROWS_A_TILE * H  # of a tile of queries with every key: the products, the softmax, one to spare
+    mixed = 0 if traits.delta is None else _delta_in_torch(traits.delta)
     return ModelSizes(
         num_layers=traits.num_layers,
         layer_bytes=kept * traits.num_layer_params,
         head_bytes=(kept + 4) * traits.vocab_size * D,
         reading_bytes=4 * (3 * D * F + ROWS_A_CHUNK * (4 * F + 3 * D)),
-        slot_bytes=4 * (4 * D + 5 * HE + 4 * KE + scores) + HOST_BYTES_A_SLOT,
+        slot_bytes=4 * (4 * D + 4 * KE + max(5 * HE + scores, mixed)) + HOST_BYTES_A_SLOT,
     )
+
+
+def _delta_in_torch(delta: DeltaTraits) -> int:
+    """Numbers a token of psyfast.ops.reference_delta: the channels before and after their filter, and in its terms; q, k and
+    v of every value head; outputs; and a state a chunk, for the case that every chunk is forked from.
+    """
+    heads = delta.num_value_heads * (2 * delta.key_dim + delta.key_dim * delta.value_dim // CHUNK)
+    return 5 * delta.num_channels + 4 * delta.width + heads
 
 
 def _up(size: int, multiple: int) -> int:

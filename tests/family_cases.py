@@ -284,6 +284,66 @@ CASES: dict[str, tuple[str, dict]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [16, 16, 16]},
         },
     ),
+    "qwen3.5, odd heads, partial rotary": (
+        "Qwen3_5ForCausalLM",
+        {
+            "head_dim": 80,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "linear_num_key_heads": 3,
+            "linear_num_value_heads": 6,
+            "linear_key_head_dim": 24,
+            "linear_value_head_dim": 40,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+        },
+    ),
+    "qwen3.5, tied, delta rule last, wide filter": (
+        "Qwen3_5ForCausalLM",
+        {
+            "head_dim": 96,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 80,
+            "linear_value_head_dim": 96,
+            "linear_conv_kernel_dim": 6,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN | {"partial_rotary_factor": 0.5},
+        },
+    ),
+    "qwen3.5 with a vision tower": (
+        "Qwen3_5ForConditionalGeneration",
+        {
+            "head_dim": 96,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "partial_rotary_factor": 0.25,
+                "mrope_section": [4, 4, 4],
+                "mrope_interleaved": True,
+            },
+        },
+    ),
+    "qwen3.5 with a vision tower, untied": (
+        "Qwen3_5ForConditionalGeneration",
+        {
+            "head_dim": 80,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 5,
+            "linear_key_head_dim": 100,
+            "linear_value_head_dim": 30,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+        },
+    ),
     "llama vision, heads of 80": (
         "MllamaForConditionalGeneration",
         {
@@ -317,6 +377,7 @@ VISION: dict[str, dict] = {
         "patch_size": 4,
     },
     "Qwen2_5_VLForConditionalGeneration": {**_QWEN_VISION, "fullatt_block_indexes": [0]},
+    "Qwen3_5ForConditionalGeneration": {**_QWEN_VISION, "num_position_embeddings": 16},
     "Qwen3VLForConditionalGeneration": {**_QWEN_VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 16},
     "MllamaForConditionalGeneration": {
         "hidden_size": 32,
@@ -341,7 +402,8 @@ def make_case(folder: Path, case: str, *, seed: int = 0, **changes) -> Path:
     model_class = getattr(transformers, architecture)
     torch.manual_seed(seed)
     settings = {**SHAPE, **settings, **changes}
-    settings["initializer_range"] = 1.4 * settings["hidden_size"] ** -0.5  # peaked predictions, not chaotic ones
+    peak = 1.0 if architecture.startswith("Qwen3_5") else 1.4  # peaked predictions, not chaotic ones: a state amplifies
+    settings["initializer_range"] = peak * settings["hidden_size"] ** -0.5
     if architecture in VISION:
         vision = _with_width(VISION[architecture], settings["hidden_size"])
         tied = settings.pop("tie_word_embeddings", False)

@@ -13,6 +13,7 @@ namespace avx2 {
 #include "operands_body.inc"
 #include "rows_body.inc"
 #include "attn_in_body.inc"
+#include "activations_body.inc"
 #include "attn_out_body.inc"
 #include "mlp_body.inc"
 // clang-format on

@@ -11,6 +11,7 @@ namespace portable {
 #include "operands_body.inc"
 #include "rows_body.inc"
 #include "attn_in_body.inc"
+#include "activations_body.inc"
 #include "attn_out_body.inc"
 #include "mlp_body.inc"
 // clang-format on

@@ -24,7 +24,8 @@ class Family:
     have their own rotary embeddings. honours: keys beyond the plain decoder's that are read (NEUTRAL lists the rest).
     defaults: what a config means where it is silent. scaled_embedding: by sqrt(hidden_size). can_tie: whether
     tie_word_embeddings is listened to. num_extra_rows: of the embedding. skips: the key that lists layers which text
-    does not run through. vision: prefixes of tensors that text does not need (`model.` before them or not).
+    does not run through. vision: prefixes of tensors that text does not need (`model.` before them or not). output_gate:
+    of attention. delta: layers mix by the delta rule, all but every nth where `layer_types` does not say.
     """
 
     architecture: str
@@ -44,6 +45,8 @@ class Family:
     num_extra_rows: int = 0
     skips: str | None = None
     vision: tuple[str, ...] = ()
+    output_gate: bool = False
+    delta: bool = False
     honours: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -61,6 +64,7 @@ NEUTRAL: Mapping[str, Any] = {
     "clip_qkv": None,
     "num_experts": None,
     "num_local_experts": None,
+    "attn_output_gate": False,
 }
 """Keys that change a decoder's equations, and the value that does not: a family that does not honour one refuses others."""
 
@@ -95,6 +99,17 @@ _GEMMA_3 = {
     "max_position_embeddings": 131_072,
     "rope_theta": 1_000_000.0,
     "rope_local_base_freq": 10_000.0,
+}
+
+_QWEN_3_5 = {
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "attn_output_gate": True,
 }
 
 FAMILIES: tuple[Family, ...] = (
@@ -221,6 +236,30 @@ FAMILIES: tuple[Family, ...] = (
         vision=("visual.",),
         honours=_BIAS,
         defaults={"head_dim": 128, "rope_theta": 500_000.0},
+    ),
+    Family(
+        "Qwen3_5ForCausalLM",
+        ("qwen3_5_text",),
+        unit_offset=True,
+        qk_norm="head",
+        output_gate=True,
+        delta=True,
+        nth=4,
+        vision=("mtp.",),
+        honours=frozenset({"attn_output_gate"}),
+        defaults=_QWEN_3_5,
+    ),
+    Family(
+        "Qwen3_5ForConditionalGeneration",
+        ("qwen3_5",),
+        unit_offset=True,
+        qk_norm="head",
+        output_gate=True,
+        delta=True,
+        nth=4,
+        vision=("visual.", "mtp."),
+        honours=frozenset({"attn_output_gate"}),
+        defaults=_QWEN_3_5,
     ),
     Family(
         "MllamaForConditionalGeneration",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from psyfast.model.rope import RopeTraits
 
-__all__ = ["LayerKind", "Norms", "RopeTraits", "Traits"]
+__all__ = ["DeltaTraits", "LayerKind", "Norms", "RopeTraits", "Traits"]
 
 Norms = Literal["before", "after", "around"]
 """Where a layer's norms stand: before attention and MLP, after each (before it is added to the residual), or both."""
@@ -17,11 +17,33 @@ Norms = Literal["before", "after", "around"]
 class LayerKind:
     """What a model's layers may differ in: their rotary embedding (None: none), and how many positions they see.
 
-    window: the last so many, the token itself included; None: all.
+    window: the last so many, the token itself included; None: all. mixer: how tokens reach one another.
     """
 
     rope: RopeTraits | None
     window: int | None = None
+    mixer: Literal["attention", "delta_rule"] = "attention"
+
+
+@dataclass(frozen=True)
+class DeltaTraits:
+    """Sizes of the layers that mix by the gated delta rule. conv_width: positions of their short convolution."""
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_width: int
+
+    @property
+    def num_channels(self) -> int:
+        """Columns of the projection to queries, keys and values."""
+        return 2 * self.num_key_heads * self.key_dim + self.width
+
+    @property
+    def width(self) -> int:
+        """Columns of the output, which are also those of its gate."""
+        return self.num_value_heads * self.value_dim
 
 
 @dataclass(frozen=True)
@@ -33,7 +55,9 @@ class Traits:
     kind_of_layer: which of them each layer is; not given: all alike, one after the other. attention_scale: of the
     scores; not given: 1 / sqrt(head_dim). The soft caps bend scores and logits (None: not bent). qk_norm: queries and keys are normalised a
     head at a time, or all heads together. fused: q, k and v are stored in one matrix, gate and up in another.
-    num_extra_rows: of the embedding, beyond the vocabulary, for tokens that no text has.
+    num_extra_rows: of the embedding, beyond the vocabulary, for tokens that no text has. output_gate: attention's output
+    is multiplied by a sigmoid of the layer's input, whose projection is stored with the queries'. delta: of the layers
+    that mix by the delta rule, None where there are none.
     """
 
     family: str
@@ -64,6 +88,8 @@ class Traits:
     fused: bool = False
     skipped_layers: tuple[int, ...] = ()
     tied_head: bool = False
+    output_gate: bool = False
+    delta: DeltaTraits | None = None
 
     def __post_init__(self) -> None:
         """Fill in what a decoder of layers alike need not say."""
@@ -79,11 +105,25 @@ class Traits:
 
     @property
     def num_layer_params(self) -> int:
-        """Weights of one layer's matrices."""
-        qkvo = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        return self.hidden_size * (qkvo + 3 * self.intermediate_size)
+        """Weights of a layer's matrices, of the kind that has the most."""
+        mixers = [self.num_mixer_params(kind) for kind in self.kinds]
+        return max(mixers) + 3 * self.hidden_size * self.intermediate_size
+
+    def num_mixer_params(self, kind: LayerKind) -> int:
+        """Weights of the matrices by which a kind of layer mixes tokens, its output projection included."""
+        if kind.mixer == "delta_rule":
+            assert self.delta is not None
+            columns = self.delta.num_channels + 2 * self.delta.width + 2 * self.delta.num_value_heads
+            return self.hidden_size * columns
+        heads = (3 if self.output_gate else 2) * self.num_heads + 2 * self.num_kv_heads
+        return self.hidden_size * heads * self.head_dim
+
+    @property
+    def layers(self) -> tuple[LayerKind, ...]:
+        """Each layer's kind."""
+        return tuple(self.kinds[kind] for kind in self.kind_of_layer)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Each layer's window."""
-        return tuple(self.kinds[kind].window for kind in self.kind_of_layer)
+        return tuple(kind.window for kind in self.layers)

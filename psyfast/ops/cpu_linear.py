@@ -15,7 +15,8 @@ from psyfast.ops import native
 from psyfast.ops.cpu_attention import OPERAND, PANEL_COLUMNS, page_shapes
 from psyfast.ops.cpu_packing import pack
 from psyfast.ops.native import check, guarded
-from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, Matrix, MlpWeights, Norm, Pages, Rope
+from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, Matrix, MlpWeights, Norm, OutputGate, Pages, Rope
+from psyfast.ops.reference import GATES
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class PackedAttnOut:
     panels: Tensor
     bias: Tensor | None
     post_norm: PackedNorm
+    gate: PackedGate | None = None
+
+
+@dataclass(frozen=True)
+class PackedGate:
+    """Panels of the output gate's projection, [H·E, D]."""
+
+    norm: PackedNorm
+    panels: Tensor
+    activation: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ def prepare_attn_in(weights: AttnInWeights, lane: Lane, num_threads: int | None 
     H, K, E = weights.num_heads, weights.num_kv_heads, weights.head_dim
     num_heads = H + 2 * K
     D = weights.qkv_proj.shape[-1]
-    _check_shape("qkv_proj", weights.qkv_proj, num_heads * E, D)
+    check_shape("qkv_proj", weights.qkv_proj, num_heads * E, D)
     padded = -(-E // PANEL_COLUMNS) * PANEL_COLUMNS
     columns = torch.full((num_heads, padded), -1, dtype=torch.int64)
     columns[:, :E] = torch.arange(num_heads * E).view(num_heads, E)
@@ -97,7 +108,7 @@ def prepare_attn_in(weights: AttnInWeights, lane: Lane, num_threads: int | None 
         num_heads=H,
         num_kv_heads=K,
         head_dim=E,
-        norm=_norm("norm weight", weights.norm, D),
+        norm=padded_norm("norm weight", weights.norm, D),
         panels=pack("qkv_proj", weights.qkv_proj, lane, columns.flatten(), num_threads),
         bias=_padded(bias.flatten(), bias.numel()),
         q_norm=_head_norm("q_norm weight", weights.q_norm, H if weights.norm_heads_together else 1, E, padded),
@@ -110,7 +121,7 @@ def prepare_attn_in(weights: AttnInWeights, lane: Lane, num_threads: int | None 
 def prepare_attn_out(weights: AttnOutWeights, lane: Lane, num_threads: int | None = None) -> PackedAttnOut:
     """Packs the output projection. Raises BackendError for weights that do not fit together."""
     D, width = weights.o_proj.shape
-    _check_shape("o_proj", weights.o_proj, D, width)
+    check_shape("o_proj", weights.o_proj, D, width)
     if weights.bias is not None and weights.bias.shape != (D,):
         raise BackendError(f"bias has shape {list(weights.bias.shape)}, expected [{D}]; check the weights")
     whole = -(-D // PANEL_COLUMNS) * PANEL_COLUMNS
@@ -120,15 +131,27 @@ def prepare_attn_out(weights: AttnOutWeights, lane: Lane, num_threads: int | Non
         width=width,
         panels=pack("o_proj", weights.o_proj, lane, num_threads=num_threads),
         bias=None if weights.bias is None else _padded(weights.bias.float(), whole),
-        post_norm=_norm("post_norm weight", weights.post_norm, D),
+        post_norm=padded_norm("post_norm weight", weights.post_norm, D),
+        gate=None if weights.gate is None else _prepare_gate(weights.gate, width, D, lane, num_threads),
+    )
+
+
+def _prepare_gate(gate: OutputGate, width: int, D: int, lane: Lane, num_threads: int | None) -> PackedGate:
+    check_shape("gate", gate.proj, width, D)
+    if gate.activation not in GATES:
+        raise BackendError(f"gate activation '{gate.activation}' is not known; choose one of {', '.join(GATES)}")
+    return PackedGate(
+        norm=padded_norm("gate's norm weight", gate.norm, D),
+        panels=pack("gate", gate.proj, lane, num_threads=num_threads),
+        activation=gate.activation,
     )
 
 
 def prepare_mlp(weights: MlpWeights, lane: Lane, num_threads: int | None = None) -> PackedMlp:
     """Packs the three projections. Raises BackendError for weights that do not fit together."""
     D, F = weights.down_proj.shape
-    _check_shape("gate_up_proj", weights.gate_up_proj, 2 * F, D)
-    _check_shape("down_proj", weights.down_proj, D, F)
+    check_shape("gate_up_proj", weights.gate_up_proj, 2 * F, D)
+    check_shape("down_proj", weights.down_proj, D, F)
     gated = int(native.load().GATED_COLUMNS)
     num_panels = -(-F // gated)
     gate = torch.full((num_panels * gated,), -1, dtype=torch.int64)
@@ -139,11 +162,11 @@ def prepare_mlp(weights: MlpWeights, lane: Lane, num_threads: int | None = None)
         lane=lane,
         hidden_size=D,
         feed_forward=F,
-        norm=_norm("norm weight", weights.norm, D),
+        norm=padded_norm("norm weight", weights.norm, D),
         gate_up=pack("gate_up_proj", weights.gate_up_proj, lane, columns.flatten(), num_threads),
         down=pack("down_proj", weights.down_proj, lane, num_threads=num_threads),
         activation=weights.activation,
-        post_norm=_norm("post_norm weight", weights.post_norm, D),
+        post_norm=padded_norm("post_norm weight", weights.post_norm, D),
     )
 
 
@@ -162,7 +185,7 @@ def attn_in(
     q is [T, H, E], or [N, H, E] of the ascending tokens rows_N. A row's bits depend on the row, its position, the
     weights and the ISA level alone. Raises BackendError for bad arguments.
     """
-    _check_lane(lane, weights.lane)
+    check_lane(lane, weights.lane)
     T, H, E = x_TD.shape[0], weights.num_heads, weights.head_dim
     check("x", x_TD, torch.float32, (None, weights.hidden_size))
     k_shape, v_shape = page_shapes(weights.num_kv_heads, E, lane)
@@ -227,8 +250,9 @@ def attn_out(
     num_threads: int | None = None,
     isa: str | None = None,
 ) -> None:
-    """X += post_norm(o · o_projᵀ + bias), in place; o: [T, H·E] in the lane's type. Raises BackendError."""
-    _check_lane(lane, weights.lane)
+    """X += post_norm((gate · o) · o_projᵀ + bias), in place; o: [T, H·E] in the lane's type. Raises BackendError."""
+    check_lane(lane, weights.lane)
+    gate = weights.gate
     check("x", x_TD, torch.float32, (None, weights.hidden_size))
     check("o", o, OPERAND[lane], (x_TD.shape[0], weights.width))
     module = native.load()
@@ -244,6 +268,10 @@ def attn_out(
             post_eps=weights.post_norm.eps,
             x=x_TD.data_ptr(),
             hidden=weights.hidden_size,
+            gate_panels=0 if gate is None else gate.panels.data_ptr(),
+            gate_norm=0 if gate is None else gate.norm.address,
+            gate_eps=0.0 if gate is None else gate.norm.eps,
+            gate_activation="sigmoid" if gate is None else gate.activation,
             num_threads=_threads(num_threads),
             isa=isa or "",
         )
@@ -254,7 +282,7 @@ def mlp(
     x_TD: Tensor, weights: PackedMlp, *, lane: Lane, num_threads: int | None = None, isa: str | None = None
 ) -> None:
     """X += post_norm(down(act(gate) · up)), in place. Raises BackendError for bad arguments."""
-    _check_lane(lane, weights.lane)
+    check_lane(lane, weights.lane)
     check("x", x_TD, torch.float32, (None, weights.hidden_size))
     module = native.load()
     guarded(
@@ -281,12 +309,14 @@ def _threads(num_threads: int | None) -> int:
     return torch.get_num_threads() if num_threads is None else num_threads
 
 
-def _check_lane(lane: Lane, packed: Lane) -> None:
+def check_lane(lane: Lane, packed: Lane) -> None:
+    """BackendError unless weights are packed for a lane."""
     if lane is not packed:
         raise BackendError(f"weights are packed for lane {packed.value}, but lane is {lane.value}; prepare them for it")
 
 
-def _check_shape(name: str, weight: Matrix, num_rows: int, inner: int) -> None:
+def check_shape(name: str, weight: Matrix, num_rows: int, inner: int) -> None:
+    """BackendError unless a matrix has this shape."""
     if tuple(weight.shape) != (num_rows, inner):
         raise BackendError(f"{name} has shape {list(weight.shape)}, expected [{num_rows}, {inner}]; check the weights")
 
@@ -298,7 +328,8 @@ def _padded(values: Tensor, size: int) -> Tensor:
     return out
 
 
-def _norm(name: str, norm: Norm | None, size: int) -> PackedNorm:
+def padded_norm(name: str, norm: Norm | None, size: int) -> PackedNorm:
+    """A norm of `size` values. Raises BackendError for a weight of another size."""
     return _head_norm(name, norm, 1, size, size)
 
 

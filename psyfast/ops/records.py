@@ -8,9 +8,9 @@ Every backend's operators take and return these; DESIGN's table of the five oper
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -117,12 +117,49 @@ class AttentionParams:
 
 
 @dataclass(frozen=True)
+class OutputGate:
+    """What an output projection's input is multiplied by: activation(norm(x) · projᵀ), x [T, D] the layer's input.
+
+    proj: [H·E, D]. activation: `sigmoid`, or `silu`.
+    """
+
+    norm: Norm | None
+    proj: Matrix
+    activation: str
+
+
+@dataclass(frozen=True)
 class AttnOutWeights:
-    """Output projection [D, H·E], its bias, and a norm of its result before it is added to the residual."""
+    """Output projection [D, H·E], its bias, a norm of its result before it is added to the residual, a gate of its input."""
 
     o_proj: Matrix
     bias: Tensor | None = None
     post_norm: Norm | None = None
+    gate: OutputGate | None = None
+
+
+@dataclass(frozen=True)
+class DeltaRuleWeights:
+    """A gated delta-net's mixing of tokens (Yang et al. 2025), up to the gate of its output, which is `attn_out`'s.
+
+    Letters of its own: K heads of keys with E dimensions each, H heads of values with V; each key head serves H / K
+    value heads, one after the other. qkv_proj: [2·K·E + H·V, D], queries, keys and values. conv_CW: a causal filter of W
+    positions for each of the projection's C channels, the last tap the position itself. decay_write_proj: [2·H, D], a
+    and then b, of log decay = −exp(log_rate_H) · softplus(a + time_bias_H) and write strength = sigmoid(b). head_norm: of a
+    value head's output, [V].
+    """
+
+    norm: Norm | None
+    qkv_proj: Matrix
+    decay_write_proj: Matrix
+    conv_CW: Tensor
+    log_rate_H: Tensor
+    time_bias_H: Tensor
+    head_norm: Norm
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
 
 
 @dataclass(frozen=True)
@@ -138,12 +175,13 @@ class MlpWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Everything one decoder layer needs."""
+    """Everything one decoder layer needs. It mixes tokens by attention or, where attn_in is None, by the delta rule."""
 
-    attn_in: AttnInWeights
-    attention: AttentionParams
+    attn_in: AttnInWeights | None
+    attention: AttentionParams | None
     attn_out: AttnOutWeights
     mlp: MlpWeights
+    delta_rule: DeltaRuleWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -151,23 +189,38 @@ class PreparedLayer:
     """A layer's weights in the form that a backend's operators take: as they are, or packed."""
 
     attn_in: Any
-    attention: AttentionParams
+    attention: AttentionParams | None
     attn_out: Any
     mlp: Any
+    delta_rule: Any = None
 
     @classmethod
     def as_loaded(cls, layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
         """The weights as they are, all in memory, for a backend that takes them so (num_threads: there is no work)."""
         return cls(
-            attn_in=replace(layer.attn_in, qkv_proj=in_memory(layer.attn_in.qkv_proj)),
+            attn_in=None if layer.attn_in is None else _in_memory(layer.attn_in),
             attention=layer.attention,
-            attn_out=replace(layer.attn_out, o_proj=in_memory(layer.attn_out.o_proj)),
-            mlp=replace(
-                layer.mlp,
-                gate_up_proj=in_memory(layer.mlp.gate_up_proj),
-                down_proj=in_memory(layer.mlp.down_proj),
+            attn_out=_in_memory(
+                layer.attn_out
+                if layer.attn_out.gate is None
+                else replace(layer.attn_out, gate=_in_memory(layer.attn_out.gate))
             ),
+            mlp=_in_memory(layer.mlp),
+            delta_rule=None if layer.delta_rule is None else _in_memory(layer.delta_rule),
         )
+
+
+_Record = TypeVar("_Record", AttnInWeights, OutputGate, AttnOutWeights, MlpWeights, DeltaRuleWeights)
+
+
+def _in_memory(record: _Record) -> _Record:
+    """The record with its deferred matrices read."""
+    deferred: dict[str, Any] = {
+        part.name: in_memory(value)
+        for part in fields(record)
+        if isinstance(value := getattr(record, part.name), DeferredMatrix)
+    }
+    return replace(record, **deferred)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "silu": functional.silu}
 
 
 def operand(x: Tensor, lane: Lane) -> Tensor:
@@ -53,7 +54,8 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps) * scale
 
 
-def _normed(x: Tensor, norm: Norm | None) -> Tensor:
+def normed(x: Tensor, norm: Norm | None) -> Tensor:
+    """RMSNorm, or x where there is none."""
     return x if norm is None else rms_norm(x, norm)
 
 
@@ -85,16 +87,16 @@ def attn_in(x_TD: Tensor, pages: Pages, weights: AttnInWeights, *, lane: Lane, r
     q_THE = x_TD.new_empty(x_TD.shape[0], H, E)
     flat_k, flat_v = pages.k.view(-1, K, E), pages.v.view(-1, K, E)
     qkv_proj = operand(in_memory(weights.qkv_proj), lane)
-    for rows in _chunks(x_TD.shape[0]):
-        qkv = linear(_normed(x_TD[rows], weights.norm), qkv_proj, lane)
+    for rows in chunks(x_TD.shape[0]):
+        qkv = linear(normed(x_TD[rows], weights.norm), qkv_proj, lane)
         if weights.bias is not None:
             qkv = qkv + weights.bias.to(qkv.dtype)
         q, k, v = qkv.split([H * E, K * E, K * E], dim=-1)
         if weights.norm_heads_together:
-            q, k = _normed(q, weights.q_norm), _normed(k, weights.k_norm)
+            q, k = normed(q, weights.q_norm), normed(k, weights.k_norm)
         q, k, v = q.unflatten(-1, (H, E)), k.unflatten(-1, (K, E)), v.unflatten(-1, (K, E))
         if not weights.norm_heads_together:
-            q, k = _normed(q, weights.q_norm), _normed(k, weights.k_norm)
+            q, k = normed(q, weights.q_norm), normed(k, weights.k_norm)
         if weights.rope is not None:
             positions = pages.positions_T[rows]
             q, k = rotate(q, positions, weights.rope), rotate(k, positions, weights.rope)
@@ -160,13 +162,18 @@ def _attend(q_HRE: Tensor, k_HCE: Tensor, v_HCE: Tensor, mask_RC: Tensor, params
 
 
 def attn_out(o: Tensor, x_TD: Tensor, weights: AttnOutWeights, *, lane: Lane) -> None:
-    """X += post_norm(o · o_projᵀ + bias), in place."""
+    """X += post_norm((gate · o) · o_projᵀ + bias), in place; the gate is 1, or of x as it was (`OutputGate`)."""
     o_proj = operand(in_memory(weights.o_proj), lane)
-    for rows in _chunks(x_TD.shape[0]):
-        y = linear(o[rows], o_proj, lane)
+    gate = weights.gate
+    gate_proj = None if gate is None else operand(in_memory(gate.proj), lane)
+    for rows in chunks(x_TD.shape[0]):
+        gated = o[rows]
+        if gate is not None and gate_proj is not None:
+            gated = gated * GATES[gate.activation](linear(normed(x_TD[rows], gate.norm), gate_proj, lane))
+        y = linear(gated, o_proj, lane)
         if weights.bias is not None:
             y = y + weights.bias.to(y.dtype)
-        x_TD[rows] += _normed(y, weights.post_norm)
+        x_TD[rows] += normed(y, weights.post_norm)
 
 
 def mlp(x_TD: Tensor, weights: MlpWeights, *, lane: Lane) -> None:
@@ -174,12 +181,13 @@ def mlp(x_TD: Tensor, weights: MlpWeights, *, lane: Lane) -> None:
     activation = ACTIVATIONS[weights.activation]
     gate_up_proj = operand(in_memory(weights.gate_up_proj), lane)
     down_proj = operand(in_memory(weights.down_proj), lane)
-    for rows in _chunks(x_TD.shape[0]):
-        gate, up = linear(_normed(x_TD[rows], weights.norm), gate_up_proj, lane).chunk(2, dim=-1)
-        x_TD[rows] += _normed(linear(activation(gate) * up, down_proj, lane), weights.post_norm)
+    for rows in chunks(x_TD.shape[0]):
+        gate, up = linear(normed(x_TD[rows], weights.norm), gate_up_proj, lane).chunk(2, dim=-1)
+        x_TD[rows] += normed(linear(activation(gate) * up, down_proj, lane), weights.post_norm)
 
 
-def _chunks(num_rows: int) -> Iterator[slice]:
+def chunks(num_rows: int) -> Iterator[slice]:
+    """Rows a chunk at a time, so that intermediates stay small."""
     for start in range(0, num_rows, ROWS_A_CHUNK):
         yield slice(start, min(start + ROWS_A_CHUNK, num_rows))
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.ops import reference, reference_head
+from psyfast.ops import reference, reference_delta, reference_head
 from psyfast.ops.gpu.availability import GPU_BACKENDS, kernels_of, version_of
 from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer, in_memory
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
-OPERATORS = ("attn_in", "attention", "attn_out", "mlp", "linear_nll")
+OPERATORS = ("attn_in", "attention", "delta_rule", "attn_out", "mlp", "linear_nll")
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
 LinearNll = Callable[[Tensor, Tensor, Tensor], HeadScores]
@@ -28,7 +28,7 @@ LinearNll = Callable[[Tensor, Tensor, Tensor], HeadScores]
 
 @dataclass(frozen=True)
 class Operators:
-    """The five operators as resolved for a device and a lane.
+    """The six operators as resolved for a device and a lane.
 
     `make_linear_nll(head)` prepares the LM head once (packs it, where the backend does) and returns the operator
     over (x_ND, target_N, option_ids_NK). `prepare_layer(layer, num_threads=None)` likewise brings a layer's weights into
@@ -37,6 +37,7 @@ class Operators:
 
     attn_in: Callable[..., Tensor]
     attention: Callable[..., Tensor]
+    delta_rule: Callable[..., Tensor]
     attn_out: Callable[..., None]
     mlp: Callable[..., None]
     make_linear_nll: Callable[[HeadWeights], LinearNll]
@@ -115,6 +116,7 @@ def _reference(lane: Lane, device: torch.device) -> Operators:
     return Operators(
         attn_in=reference.attn_in,
         attention=reference.attention,
+        delta_rule=reference_delta.delta_rule,
         attn_out=reference.attn_out,
         mlp=reference.mlp,
         make_linear_nll=make_linear_nll,
@@ -140,7 +142,7 @@ def _on_gpu(backend: str, lane: Lane, device: torch.device) -> Operators:
 
 
 def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bool) -> Operators:
-    from psyfast.ops import cpu, cpu_attention, cpu_linear
+    from psyfast.ops import cpu, cpu_attention, cpu_delta, cpu_linear
 
     lane = operators.lane
     isa = cpu.isa_name() if wanted_isa is None else cpu.checked_isa(wanted_isa)
@@ -155,15 +157,19 @@ def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bo
 
     def prepare_layer(layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
         return PreparedLayer(
-            attn_in=cpu_linear.prepare_attn_in(layer.attn_in, lane, num_threads),
+            attn_in=None if layer.attn_in is None else cpu_linear.prepare_attn_in(layer.attn_in, lane, num_threads),
             attention=layer.attention,
             attn_out=cpu_linear.prepare_attn_out(layer.attn_out, lane, num_threads),
             mlp=cpu_linear.prepare_mlp(layer.mlp, lane, num_threads),
+            delta_rule=(
+                None if layer.delta_rule is None else cpu_delta.prepare_delta_rule(layer.delta_rule, lane, num_threads)
+            ),
         )
 
     return Operators(
         attn_in=partial(cpu_linear.attn_in, isa=isa),
         attention=partial(cpu_attention.attention, isa=isa, join_segments=join_segments),
+        delta_rule=partial(cpu_delta.delta_rule, isa=isa),
         attn_out=partial(cpu_linear.attn_out, isa=isa),
         mlp=partial(cpu_linear.mlp, isa=isa),
         make_linear_nll=make_linear_nll,

@@ -2,6 +2,7 @@
 
     linear      2 · weights of the layers' matrices, for every token
     attention   4 · head size · query heads · pairs of a token and a position it sees, itself included, in every layer
+                6 · key size · value size · value heads for every token, in a layer that mixes by the delta rule
     head        2 · hidden · vocabulary, for every scored row
 
 Norms, rotary embedding, activations, softmax and the embedding count nothing. A token is one that the batch computes
@@ -22,8 +23,41 @@ from psyfast.plan.records import Batch
 
 
 @dataclass(frozen=True)
+class DeltaShape:
+    """The layers that mix by the delta rule: how many, whether the last of all is one, and their sizes.
+
+    What a token costs is its recurrence's: a state read for the key, written, and read for the query. Chunks cost more.
+    """
+
+    num_layers: int
+    is_last: bool
+    num_channels: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def in_columns(self) -> int:
+        """Columns of the projections that all tokens need, wanted or not."""
+        return self.num_channels + 2 * self.num_value_heads
+
+    @property
+    def out_columns(self) -> int:
+        """Of the output's gate and projection together."""
+        return 2 * self.num_value_heads * self.value_dim
+
+    @property
+    def a_token(self) -> int:
+        """Operations of the recurrence."""
+        return 6 * self.key_dim * self.value_dim * self.num_value_heads
+
+
+@dataclass(frozen=True)
 class ModelShape:
-    """A decoder's sizes, as far as its products depend on them. windows: one a layer, None for a layer that sees all."""
+    """A decoder's sizes, as far as its products depend on them.
+
+    windows: one a layer of attention, None for a layer that sees all. gated: attention's output has a gate.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -32,6 +66,8 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     windows: tuple[int | None, ...]
+    gated: bool = False
+    delta: DeltaShape | None = None
 
     @property
     def kv_params(self) -> int:
@@ -40,9 +76,17 @@ class ModelShape:
 
     @property
     def layer_params(self) -> int:
-        """Weights of one layer's matrices: q and o projections, k and v, gate, up and down."""
-        q_and_o = self.hidden_size * 2 * self.num_heads * self.head_dim
+        """Weights of a layer of attention: q and o projections and the output's gate, k and v, gate, up and down."""
+        q_and_o = self.hidden_size * (3 if self.gated else 2) * self.num_heads * self.head_dim
         return q_and_o + self.kv_params + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def delta_params(self) -> int:
+        """Weights of a layer of the delta rule; 0 where there is none."""
+        if self.delta is None:
+            return 0
+        columns = self.delta.in_columns + self.delta.out_columns
+        return self.hidden_size * (columns + 3 * self.intermediate_size)
 
 
 @dataclass(frozen=True)
@@ -77,14 +121,18 @@ def required_flop(batch: Batch, shape: ModelShape) -> RequiredFlop:
     num_tokens, num_unscored = len(batch.token_ids_T), len(batch.token_ids_T) - len(rows_N)
     a_pair = 4 * shape.head_dim * shape.num_heads
     pairs = {window: causal_pairs(batch.positions_T, window) for window in set(shape.windows)}
-    spared = 0
-    if shape.windows:
+    delta, spared = shape.delta, 0
+    if delta is not None and delta.is_last:
+        spared = 2 * (shape.delta_params - shape.hidden_size * delta.in_columns) * num_unscored
+    elif shape.windows:
         scored_pairs = causal_pairs(batch.positions_T[rows_N], shape.windows[-1])
         spared = 2 * (shape.layer_params - shape.kv_params) * num_unscored
         spared += a_pair * (pairs[shape.windows[-1]] - scored_pairs)
+    num_delta = 0 if delta is None else delta.num_layers
     return RequiredFlop(
-        linear=2 * shape.layer_params * len(shape.windows) * num_tokens,
-        attention=a_pair * sum(pairs[window] for window in shape.windows),
+        linear=2 * (shape.layer_params * len(shape.windows) + shape.delta_params * num_delta) * num_tokens,
+        attention=a_pair * sum(pairs[window] for window in shape.windows)
+        + (0 if delta is None else delta.a_token * delta.num_layers * num_tokens),
         head=2 * shape.hidden_size * shape.vocab_size * len(rows_N),
         spared=spared,
     )

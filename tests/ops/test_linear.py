@@ -12,7 +12,7 @@ from psyfast.engine import allocate_pages
 from psyfast.errors import BackendError
 from psyfast.model.traits import RopeTraits, Traits
 from psyfast.ops import cpu_attention, cpu_linear, reference
-from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, MlpWeights, Norm, Rope
+from psyfast.ops.records import AttnInWeights, AttnOutWeights, Lane, MlpWeights, Norm, OutputGate, Rope
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Branch, Request, plan_batch
 
@@ -83,17 +83,23 @@ def test_attn_in(level, norms, shape, lane):
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("with_norm", [False, True])
+@pytest.mark.parametrize("gate", [None, "sigmoid", "silu", "silu, x as it is"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attn_out(level, shape, with_norm, lane):
+def test_attn_out(level, shape, gate, with_norm, lane):
     torch.manual_seed(1)
     H, _, E, D, _ = shape
     o = torch.randn(41, H * E).to(cpu_attention.OPERAND[lane])
     weights = AttnOutWeights(matrix(D, H * E), torch.randn(D), Norm(torch.rand(D), 1e-5) if with_norm else None)
+    if gate is not None:
+        norm = None if "as it is" in gate else Norm(torch.rand(D), 1e-5, unit_offset=True)
+        weights = replace(weights, gate=OutputGate(norm, matrix(H * E, D), gate.partition(",")[0]))
     packed, x = cpu_linear.prepare_attn_out(weights, lane), torch.randn(41, D)
     got, want = x.clone(), x.clone()
     cpu_linear.attn_out(o, got, packed, lane=lane, isa=level.isa)
     reference.attn_out(o, want, weights, lane=lane)
-    assert torch.allclose(got, want, atol=1e-5, rtol=1e-5)  # the operands are given: no rounding of ours
+    # Without a gate the operands are given: there is no rounding of ours.
+    tolerance = 1e-5 if gate is None else TOLERANCE[lane]
+    assert torch.allclose(got, want, atol=tolerance, rtol=tolerance)
     for num_threads, rows in ((2, slice(0, 41)), (3, slice(5, 9)), (7, slice(40, 41))):
         part = x[rows].clone()
         part_o = o[rows].contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -14,6 +15,7 @@ from psyfast.model.load.names import (
     FINAL_NORM,
     HEAD,
     NORM_NAMES,
+    delta_names,
     gate_up_names,
     layer_prefix,
     qkv_names,
@@ -26,11 +28,13 @@ from psyfast.ops.records import (
     AttnInWeights,
     AttnOutWeights,
     DeferredMatrix,
+    DeltaRuleWeights,
     HeadWeights,
     Lane,
     LayerWeights,
     MlpWeights,
     Norm,
+    OutputGate,
     Rope,
 )
 
@@ -58,18 +62,22 @@ class Assembler:
 
     def matrix(self, *names: str) -> DeferredMatrix:
         """Matrices of equal width, one above the other."""
-        files, dtype = self._files, self._dtype(*names)
+        return self._stacked([(name, 0, self._files.shapes[name][0]) for name in names])
+
+    def _stacked(self, runs: Sequence[tuple[str, int, int]]) -> DeferredMatrix:
+        """Runs of rows (tensor, first, last + 1), one above the other."""
+        files, dtype = self._files, self._dtype(*dict.fromkeys(name for name, _, _ in runs))
         starts = [0]
-        for name in names:
-            starts.append(starts[-1] + files.shapes[name][0])
-        width = files.shapes[names[0]][1]
+        for _, first_row, end_row in runs:
+            starts.append(starts[-1] + end_row - first_row)
+        width = files.shapes[runs[0][0]][1]
 
         def read(start: int, stop: int) -> Tensor:
             out = torch.empty(stop - start, width, dtype=dtype)
-            for name, first, end in zip(names, starts, starts[1:], strict=False):
+            for (name, first_row, _), first, end in zip(runs, starts, starts[1:], strict=False):
                 lo, hi = max(start, first), min(stop, end)
                 if lo < hi:
-                    files.read_into(name, out[lo - start : hi - start], lo - first)
+                    files.read_into(name, out[lo - start : hi - start], first_row + lo - first)
             return out.to(self._device)
 
         return DeferredMatrix((starts[-1], width), dtype, read)
@@ -94,6 +102,18 @@ class Assembler:
         kind = traits.kinds[traits.kind_of_layer[layer_idx]]
         norms = [None if name is None else self.norm(layer + name) for name in NORM_NAMES[traits.norms]]
         attn_in_norm, attn_out_norm, mlp_in_norm, mlp_out_norm = norms
+        mlp = MlpWeights(
+            norm=mlp_in_norm,
+            gate_up_proj=self.matrix(*(name + ".weight" for name in gate_up_names(traits, layer))),
+            down_proj=self.matrix(layer + "mlp.down_proj.weight"),
+            activation=traits.activation,
+            post_norm=mlp_out_norm,
+        )
+        if kind.mixer == "delta_rule":
+            names = delta_names(layer)
+            gate = OutputGate(attn_in_norm, self.matrix(names["gate"]), "silu")
+            attn_out = AttnOutWeights(self.matrix(names["out"]), post_norm=attn_out_norm, gate=gate)
+            return LayerWeights(None, None, attn_out, mlp, self._delta_rule(names, attn_in_norm))
         return LayerWeights(
             attn_in=self._attn_in(layer, attn_in_norm, None if kind.rope is None else self._ropes[kind.rope]),
             attention=AttentionParams(traits.attention_scale, kind.window, traits.attention_soft_cap),
@@ -101,22 +121,51 @@ class Assembler:
                 o_proj=self.matrix(layer + "self_attn.o_proj.weight"),
                 bias=self.vector(layer + "self_attn.o_proj.bias") if traits.o_bias else None,
                 post_norm=attn_out_norm,
+                gate=self._output_gate(layer, attn_in_norm) if traits.output_gate else None,
             ),
-            mlp=MlpWeights(
-                norm=mlp_in_norm,
-                gate_up_proj=self.matrix(*(name + ".weight" for name in gate_up_names(traits, layer))),
-                down_proj=self.matrix(layer + "mlp.down_proj.weight"),
-                activation=traits.activation,
-                post_norm=mlp_out_norm,
-            ),
+            mlp=mlp,
         )
+
+    def _delta_rule(self, names: Mapping[str, str], norm: Norm | None) -> DeltaRuleWeights:
+        delta = self._traits.delta
+        assert delta is not None
+        return DeltaRuleWeights(
+            norm=norm,
+            qkv_proj=self.matrix(names["qkv"]),
+            decay_write_proj=self.matrix(names["decay"], names["write"]),
+            conv_CW=self.vector(names["conv"])[:, 0],
+            log_rate_H=self.vector(names["log_rate"]),
+            time_bias_H=self.vector(names["time_bias"]),
+            head_norm=Norm(self.vector(names["head_norm"]), self._traits.norm_eps),
+            num_key_heads=delta.num_key_heads,
+            num_value_heads=delta.num_value_heads,
+            key_dim=delta.key_dim,
+            value_dim=delta.value_dim,
+        )
+
+    def _halves(self, name: str, which: int) -> list[tuple[str, int, int]]:
+        """Runs of rows: of each query head its queries (0), or the output's gate (1), which are stored head by head."""
+        E = self._traits.head_dim
+        firsts = [(2 * head + which) * E for head in range(self._traits.num_heads)]
+        return [(name, first, first + E) for first in firsts]
+
+    def _output_gate(self, layer: str, norm: Norm | None) -> OutputGate:
+        q_name = qkv_names(self._traits, layer)[0] + ".weight"
+        return OutputGate(norm, self._stacked(self._halves(q_name, 1)), "sigmoid")
+
+    def _qkv_proj(self, layer: str) -> DeferredMatrix:
+        names = [name + ".weight" for name in qkv_names(self._traits, layer)]
+        if not self._traits.output_gate:
+            return self.matrix(*names)
+        whole = [(name, 0, self._files.shapes[name][0]) for name in names[1:]]
+        return self._stacked([*self._halves(names[0], 0), *whole])
 
     def _attn_in(self, layer: str, norm: Norm | None, rope: Rope | None) -> AttnInWeights:
         traits, qkv = self._traits, qkv_names(self._traits, layer)
         has_norms = traits.qk_norm is not None
         return AttnInWeights(
             norm=norm,
-            qkv_proj=self.matrix(*(name + ".weight" for name in qkv)),
+            qkv_proj=self._qkv_proj(layer),
             bias=self.vector(*(name + ".bias" for name in qkv)) if traits.qkv_bias else None,
             num_heads=traits.num_heads,
             num_kv_heads=traits.num_kv_heads,

@@ -9,6 +9,7 @@ from psyfast.model.load.names import (
     FINAL_NORM,
     HEAD,
     NORM_NAMES,
+    delta_names,
     gate_up_names,
     layer_prefix,
     needless,
@@ -29,7 +30,9 @@ def expected_shapes(traits: Traits) -> Shapes:
     for layer_idx in range(traits.num_layers):
         layer = layer_prefix(traits, layer_idx)
         shapes |= {f"{layer}{norm}.weight": (D,) for norm in NORM_NAMES[traits.norms] if norm is not None}
-        shapes |= _attention_shapes(traits, layer) | _mlp_shapes(traits, layer)
+        mixer = traits.kinds[traits.kind_of_layer[layer_idx]].mixer
+        shapes |= _delta_shapes(traits, layer) if mixer == "delta_rule" else _attention_shapes(traits, layer)
+        shapes |= _mlp_shapes(traits, layer)
     return shapes
 
 
@@ -37,7 +40,8 @@ def _attention_shapes(traits: Traits, layer: str) -> Shapes:
     D, E = traits.hidden_size, traits.head_dim
     HE, KE = traits.num_heads * E, traits.num_kv_heads * E
     shapes: Shapes = {f"{layer}self_attn.o_proj.weight": (D, HE)}
-    for name, rows in zip(qkv_names(traits, layer), [HE + 2 * KE] if traits.fused else [HE, KE, KE], strict=True):
+    q_rows = 2 * HE if traits.output_gate else HE
+    for name, rows in zip(qkv_names(traits, layer), [HE + 2 * KE] if traits.fused else [q_rows, KE, KE], strict=True):
         shapes[name + ".weight"] = (rows, D)
         if traits.qkv_bias:
             shapes[name + ".bias"] = (rows,)
@@ -48,6 +52,24 @@ def _attention_shapes(traits: Traits, layer: str) -> Shapes:
         shapes[f"{layer}self_attn.q_norm.weight"] = (E if of_head else HE,)
         shapes[f"{layer}self_attn.k_norm.weight"] = (E if of_head else KE,)
     return shapes
+
+
+def _delta_shapes(traits: Traits, layer: str) -> Shapes:
+    delta, D = traits.delta, traits.hidden_size
+    assert delta is not None
+    C, H, HV = delta.num_channels, delta.num_value_heads, delta.width
+    shapes: Shapes = {
+        "qkv": (C, D),
+        "gate": (HV, D),
+        "decay": (H, D),
+        "write": (H, D),
+        "conv": (C, 1, delta.conv_width),
+        "log_rate": (H,),
+        "time_bias": (H,),
+        "head_norm": (delta.value_dim,),
+        "out": (D, HV),
+    }
+    return {name: shapes[part] for part, name in delta_names(layer).items()}
 
 
 def _mlp_shapes(traits: Traits, layer: str) -> Shapes:

@@ -9,10 +9,10 @@ from typing import Any
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES, NEUTRAL, Family
 from psyfast.model.rope import RopeTraits, yarn_attention_scale
-from psyfast.model.traits import LayerKind, Traits
+from psyfast.model.traits import DeltaTraits, LayerKind, Traits
 from psyfast.ops.reference import ACTIVATIONS
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 Config = Mapping[str, Any]
 
 
@@ -93,6 +93,24 @@ def _traits(config: Config, family: Family, where: str) -> Traits:
         fused=family.fused,
         skipped_layers=_skipped(config, family, where),
         tied_head=family.can_tie and bool(config.get("tie_word_embeddings", False)),
+        output_gate=family.output_gate,
+        delta=_delta(config, where) if family.delta else None,
+    )
+
+
+def _delta(config: Config, where: str) -> DeltaTraits:
+    """Sizes of the layers that `layer_types` calls linear attention."""
+    num_key_heads, num_value_heads = (_positive(config, f"linear_num_{part}_heads", where) for part in ("key", "value"))
+    if num_value_heads % num_key_heads:
+        raise ModelError(
+            f"{where}: {num_value_heads} value heads of linear attention cannot be shared by {num_key_heads} key heads"
+        )
+    return DeltaTraits(
+        num_key_heads=num_key_heads,
+        num_value_heads=num_value_heads,
+        key_dim=_positive(config, "linear_key_head_dim", where),
+        value_dim=_positive(config, "linear_value_head_dim", where),
+        conv_width=_positive(config, "linear_conv_kernel_dim", where),
     )
 
 
@@ -149,11 +167,13 @@ def _layers(config: Config, family: Family, where: str) -> list[tuple[int, Layer
     window = _positive(config, "sliding_window", where) if SLIDING in types else None
     ropes = {kind: _rope_of(config, family, kind, where) for kind in sorted(set(types))}
     skipped = _skipped(config, family, where)
-    return [
-        (idx, LayerKind(ropes[kind] if turned[idx] else None, window if kind == SLIDING else None))
+    kinds = [
+        LayerKind(None, mixer="delta_rule")
+        if kind == LINEAR
+        else LayerKind(ropes[kind] if turned[idx] else None, window if kind == SLIDING else None)
         for idx, kind in enumerate(types)
-        if idx not in skipped
     ]
+    return [(idx, kind) for idx, kind in enumerate(kinds) if idx not in skipped]
 
 
 def _turned(config: Config, family: Family, num_layers: int, where: str) -> list[bool]:
@@ -170,8 +190,10 @@ def _turned(config: Config, family: Family, num_layers: int, where: str) -> list
 
 
 def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: str) -> list[str]:
-    """Full or sliding attention, for each layer: as `layer_types` lists them, or as the family derives them."""
+    """Full or sliding attention, or the delta rule, for each layer: as `layer_types` lists them, or as the family derives them."""
     num_layers, given = len(turned), config.get("layer_types")
+    if family.delta:
+        return _delta_types(config, family, num_layers, where)
     may_slide = config.get("sliding_window") is not None and bool(
         family.windows not in ("late", "without_rope") or config.get("use_sliding_window")
     )
@@ -199,6 +221,16 @@ def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: 
         raise ModelError(f"{where}: 'layer_types' names '{SLIDING}', but no sliding window is in use; check both keys")
     if family.windows == "every" and FULL in given and may_slide:
         raise ModelError(f"{where}: 'layer_types' names '{FULL}', but every layer of {family.architecture} slides")
+    return list(given)
+
+
+def _delta_types(config: Config, family: Family, num_layers: int, where: str) -> list[str]:
+    given = config.get("layer_types")
+    if given is None:
+        nth = _positive(config, "full_attention_interval", where, default=family.nth)
+        return [LINEAR if (idx + 1) % nth else FULL for idx in range(num_layers)]
+    if not isinstance(given, Sequence) or len(given) != num_layers or any(t not in (FULL, LINEAR) for t in given):
+        raise ModelError(f"{where}: 'layer_types' is {given!r}, expected {num_layers} of '{FULL}' and '{LINEAR}'")
     return list(given)
 
 

@@ -57,6 +57,22 @@ def qkv_names(traits: Traits, layer: str) -> list[str]:
     return [f"{layer}self_attn.{name}_proj" for name in (("qkv",) if traits.fused else "qkv")]
 
 
+def delta_names(layer: str) -> dict[str, str]:
+    """The tensors of a layer that mixes by the delta rule."""
+    parts = {
+        "qkv": "in_proj_qkv.weight",
+        "gate": "in_proj_z.weight",
+        "decay": "in_proj_a.weight",
+        "write": "in_proj_b.weight",
+        "conv": "conv1d.weight",
+        "log_rate": "A_log",
+        "time_bias": "dt_bias",
+        "head_norm": "norm.weight",
+        "out": "out_proj.weight",
+    }
+    return {part: f"{layer}linear_attn.{name}" for part, name in parts.items()}
+
+
 def gate_up_names(traits: Traits, layer: str) -> list[str]:
     """The gate's projection and the other, in this order."""
     return [f"{layer}mlp.{name}_proj" for name in (("gate_up",) if traits.fused else ("gate", "up"))]

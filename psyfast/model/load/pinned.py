@@ -51,7 +51,7 @@ def _with_ropes_on(device: torch.device, layers: Sequence[PreparedLayer]) -> lis
     moved: dict[int, Rope] = {}
     found = []
     for layer in layers:
-        rope: Rope | None = layer.attn_in.rope
+        rope: Rope | None = None if layer.attn_in is None else layer.attn_in.rope
         if rope is not None:
             ours = moved.setdefault(id(rope), replace(rope, inv_freq=rope.inv_freq.to(device)))
             layer = replace(layer, attn_in=replace(layer.attn_in, rope=ours))

@@ -1,8 +1,9 @@
-"""The five operators over a backend's kernels: torch's products between them, memory in chunks, checks at the door.
+"""The operators over a backend's kernels: torch's products between them, memory in chunks, checks at the door.
 
 attn_in     norm_rows · product · heads (writes K and V) · copy_slots
 attention   tiles of the batch · attention
-attn_out    product · add_rows
+attn_out    product · add_rows; before them, where there is a gate: norm_rows · product · torch's activation
+delta_rule  torch (psyfast.ops.reference_delta)
 mlp         norm_rows · product · gated · product · add_rows
 linear_nll  norm_rows · linear_nll
 """
@@ -16,19 +17,22 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
+from psyfast.ops import reference_delta
 from psyfast.ops.gpu.checks import check_tensor, check_within, check_writes
 from psyfast.ops.gpu.kernel_set import PAGE_SLOTS, DeviceKernels, HeadsShape, HeadsTraits, ScoreTensors
 from psyfast.ops.gpu.prepared import (
     DeviceAttnIn,
     DeviceAttnOut,
+    DeviceGate,
     DeviceHead,
     DeviceMlp,
     prepare_head,
     prepare_layer,
 )
-from psyfast.ops.gpu.products import OPERAND, chunks, product
+from psyfast.ops.gpu.products import OPERAND, chunks, exact_sums, product
 from psyfast.ops.gpu.tiles import tiles_of
-from psyfast.ops.records import AttentionParams, HeadScores, HeadWeights, Lane, Pages
+from psyfast.ops.records import AttentionParams, DeltaRuleWeights, HeadScores, HeadWeights, Lane, Pages
+from psyfast.ops.reference import GATES
 from psyfast.ops.registry import OPERATORS, LinearNll, Operators
 
 MAX_OPTION_COLUMNS = 64
@@ -38,11 +42,12 @@ PARTIAL_BYTES = 24
 
 
 def operators_over(kernels: DeviceKernels, lane: Lane, device: torch.device) -> Operators:
-    """All five operators over some kernels, for a lane, on the kernels' device."""
+    """All operators over some kernels, for a lane, on the kernels' device."""
     ours = DeviceOperators(kernels, lane, device)
     return Operators(
         attn_in=ours.attn_in,
         attention=ours.attention,
+        delta_rule=ours.delta_rule,
         attn_out=ours.attn_out,
         mlp=ours.mlp,
         make_linear_nll=ours.make_linear_nll,
@@ -50,7 +55,7 @@ def operators_over(kernels: DeviceKernels, lane: Lane, device: torch.device) -> 
         allocate_kv=ours.allocate_kv,
         lane=lane,
         device=device,
-        backend_of=dict.fromkeys(OPERATORS, kernels.name),
+        backend_of=dict.fromkeys(OPERATORS, kernels.name) | {"delta_rule": "reference"},
         isa=None,
     )
 
@@ -145,12 +150,25 @@ class DeviceOperators:
         )
 
     def attn_out(self, o: Tensor, x_TD: Tensor, weights: DeviceAttnOut, *, lane: Lane) -> None:
-        """X += post_norm(o · o_projᵀ + bias), in place."""
+        """X += post_norm((gate · o) · o_projᵀ + bias), in place."""
         D, width = weights.o_proj.shape
         self._check(lane, x_TD, D)
         check_tensor("o", o, x_TD.device, self.operand, (len(x_TD), width))
-        for rows in chunks(len(x_TD), 4 * D):
-            self.kernels.add_rows(x_TD[rows], product(o[rows], weights.o_proj), weights.bias, weights.post_norm)
+        for rows in chunks(len(x_TD), 4 * (D + (0 if weights.gate is None else 2 * width))):
+            gated = o[rows] if weights.gate is None else self._gated(o[rows], x_TD[rows], weights.gate)
+            self.kernels.add_rows(x_TD[rows], product(gated, weights.o_proj), weights.bias, weights.post_norm)
+
+    def _gated(self, o: Tensor, x_TD: Tensor, gate: DeviceGate) -> Tensor:
+        before = product(self.kernels.norm_rows(x_TD, gate.norm, self.operand), gate.proj)
+        return (GATES[gate.activation](before) * o).to(self.operand)
+
+    def delta_rule(
+        self, x_TD: Tensor, pages: Pages, weights: DeltaRuleWeights, *, lane: Lane, rows_N: Tensor | None = None
+    ) -> Tensor:
+        """Outputs of the value heads, o_T(HV) in the operand type, by torch on the device."""
+        self._check(lane, x_TD, weights.qkv_proj.shape[1])
+        with exact_sums():
+            return reference_delta.delta_rule(x_TD, pages, weights, lane=lane, rows_N=rows_N).to(self.operand)
 
     def mlp(self, x_TD: Tensor, weights: DeviceMlp, *, lane: Lane) -> None:
         """X += post_norm(down(act(gate) · up)), in place."""

@@ -17,6 +17,7 @@ from psyfast.ops.records import (
     AttentionParams,
     AttnInWeights,
     AttnOutWeights,
+    DeltaRuleWeights,
     HeadWeights,
     Lane,
     LayerWeights,
@@ -27,6 +28,7 @@ from psyfast.ops.records import (
     Rope,
     in_memory,
 )
+from psyfast.ops.reference import GATES
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
@@ -57,12 +59,22 @@ class DeviceAttnIn:
 
 
 @dataclass(frozen=True)
+class DeviceGate:
+    """The projection of an output's gate, [H·E, D], and its activation."""
+
+    norm: DeviceNorm | None
+    proj: Tensor
+    activation: str
+
+
+@dataclass(frozen=True)
 class DeviceAttnOut:
     """`attn_out`'s weights: o_proj [D, H·E]."""
 
     o_proj: Tensor
     bias: Tensor | None
     post_norm: DeviceNorm | None
+    gate: DeviceGate | None = None
 
 
 @dataclass(frozen=True)
@@ -94,18 +106,49 @@ def prepare_layer(
     Raises BackendError for weights that do not fit together, and for what the kernels do not have.
     """
     dtype = OPERAND[lane]
+    if layer.delta_rule is not None:
+        delta = layer.delta_rule
+        D, width = delta.qkv_proj.shape[-1], delta.num_value_heads * delta.value_dim
+        attn_out = _attn_out(layer.attn_out, D, width, dtype)
+        return PreparedLayer(None, None, attn_out, _mlp(layer.mlp, D, dtype), _delta_rule(delta, D, dtype))
+    assert layer.attn_in is not None and layer.attention is not None
     attn_in = _attn_in(layer.attn_in, dtype)
     H, E, D = attn_in.shape.num_heads, attn_in.shape.head_dim, attn_in.qkv_proj.shape[1]
     kernels.tile_shape(E, dtype)  # refuses a head size that has no kernel
     return PreparedLayer(
         attn_in=attn_in,
         attention=_attention(layer.attention, H),
-        attn_out=DeviceAttnOut(
-            o_proj=_matrix("o_proj", layer.attn_out.o_proj, (D, H * E), dtype),
-            bias=_bias(layer.attn_out, D),
-            post_norm=_norm("attn_out's norm", layer.attn_out.post_norm, D),
-        ),
+        attn_out=_attn_out(layer.attn_out, D, H * E, dtype),
         mlp=_mlp(layer.mlp, D, dtype),
+    )
+
+
+def _delta_rule(weights: DeltaRuleWeights, hidden_size: int, dtype: torch.dtype) -> DeltaRuleWeights:
+    """Its matrices in the operand type: torch's operator takes them so."""
+    K, H = weights.num_key_heads, weights.num_value_heads
+    num_channels = 2 * K * weights.key_dim + H * weights.value_dim
+    return replace(
+        weights,
+        qkv_proj=_matrix("qkv_proj", weights.qkv_proj, (num_channels, hidden_size), dtype),
+        decay_write_proj=_matrix("decay_write_proj", weights.decay_write_proj, (2 * H, hidden_size), dtype),
+    )
+
+
+def _attn_out(weights: AttnOutWeights, hidden_size: int, width: int, dtype: torch.dtype) -> DeviceAttnOut:
+    gate = weights.gate
+    if gate is not None and gate.activation not in GATES:
+        raise BackendError(f"gate activation '{gate.activation}' is not known; choose one of {', '.join(GATES)}")
+    return DeviceAttnOut(
+        o_proj=_matrix("o_proj", weights.o_proj, (hidden_size, width), dtype),
+        bias=_bias(weights, hidden_size),
+        post_norm=_norm("attn_out's norm", weights.post_norm, hidden_size),
+        gate=None
+        if gate is None
+        else DeviceGate(
+            norm=_norm("gate's norm", gate.norm, hidden_size),
+            proj=_matrix("gate", gate.proj, (width, hidden_size), dtype),
+            activation=gate.activation,
+        ),
     )
 
 

@@ -1,0 +1,24 @@
+#include <immintrin.h>
+
+#include "delta_rule_kernels.h"
+
+namespace psyfast {
+namespace avx512 {
+// clang-format off: each needs what comes before it
+#include "avx512/vec.inc"
+#include "avx512/bf16_widened.inc"
+#include "product_body.inc"
+#include "avx512/convert.inc"
+#include "avx512/narrow.inc"
+#include "functions_body.inc"
+#include "avx512/exp2_table.inc"
+#include "operands_body.inc"
+#include "rows_body.inc"
+#include "activations_body.inc"
+#include "delta_rule_body.inc"
+// clang-format on
+
+extern const DeltaKernels kDelta;
+const DeltaKernels kDelta = {kBf16Rows, project, delta_chunk};
+}  // namespace avx512
+}  // namespace psyfast

@@ -1,0 +1,20 @@
+#include "delta_rule_kernels.h"
+
+namespace psyfast {
+namespace portable {
+// clang-format off: each needs what comes before it
+#include "portable/vec.inc"
+#include "product_body.inc"
+#include "portable/convert.inc"
+#include "functions_body.inc"
+#include "exp2_polynomial.inc"
+#include "operands_body.inc"
+#include "rows_body.inc"
+#include "activations_body.inc"
+#include "delta_rule_body.inc"
+// clang-format on
+
+extern const DeltaKernels kDelta;
+const DeltaKernels kDelta = {kBf16Rows, project, delta_chunk};
+}  // namespace portable
+}  // namespace psyfast
