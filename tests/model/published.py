@@ -1,273 +1,129 @@
-"""Configurations of published models in the spelling of their config.json, sparse where that is sparse, one a family or more.
+"""Configurations of published models, with where their numbers are published: tests/model/published.toml, read.
 
-Written down by hand, not fetched: tests hold our reading of each against transformers' reading of the same keys, not its
-numbers against a file. Keys that change nothing here are left out.
+`python -m tests.model.published` writes docs/published.md.
 """
 
 from __future__ import annotations
 
+import copy
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any
 
-LLAMA_3_SCALING = {
-    "factor": 8.0,
-    "high_freq_factor": 4.0,
-    "low_freq_factor": 1.0,
-    "original_max_position_embeddings": 8192,
-    "rope_type": "llama3",
-}
-QWEN_VL_TEXT = {
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 128_000,
-    "max_window_layers": 70,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 36,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1_000_000.0,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "sliding_window": 32_768,
-    "tie_word_embeddings": True,
-    "use_sliding_window": False,
-    "vocab_size": 151_936,
-}
+from psyfast.model.families import FAMILIES
+from psyfast.model.load.checks import expected_shapes
+from psyfast.model.load.config import traits_from_config
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "Llama-3.1-8B": {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "max_position_embeddings": 131_072,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-5,
-        "rope_scaling": LLAMA_3_SCALING,
-        "rope_theta": 500_000.0,
-        "tie_word_embeddings": False,
-        "vocab_size": 128_256,
-    },
-    "Qwen1.5-0.5B": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "hidden_size": 1024,
-        "intermediate_size": 2816,
-        "max_position_embeddings": 32_768,
-        "max_window_layers": 21,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 16,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000.0,
-        "sliding_window": 32_768,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-        "vocab_size": 151_936,
-    },
-    "Qwen2.5-7B": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "hidden_size": 3584,
-        "intermediate_size": 18_944,
-        "max_position_embeddings": 131_072,
-        "max_window_layers": 28,
-        "num_attention_heads": 28,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000.0,
-        "sliding_window": 131_072,
-        "tie_word_embeddings": False,
-        "use_sliding_window": False,
-        "vocab_size": 152_064,
-    },
-    "Qwen3-0.6B": {
-        "architectures": ["Qwen3ForCausalLM"],
-        "attention_bias": False,
-        "head_dim": 128,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 40_960,
-        "max_window_layers": 28,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 1_000_000,
-        "sliding_window": None,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-        "vocab_size": 151_936,
-    },
-    "Mistral-7B-v0.1": {
-        "architectures": ["MistralForCausalLM"],
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "max_position_embeddings": 32_768,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
-        "sliding_window": 4096,
-        "tie_word_embeddings": False,
-        "vocab_size": 32_000,
-    },
-    "Phi-3-mini-4k-instruct": {
-        "architectures": ["Phi3ForCausalLM"],
-        "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"},
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "max_position_embeddings": 4096,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "num_key_value_heads": 32,
-        "original_max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "rope_scaling": None,
-        "rope_theta": 10_000.0,
-        "sliding_window": 2047,
-        "tie_word_embeddings": False,
-        "vocab_size": 32_064,
-    },
-    "SmolLM3-3B": {
-        "architectures": ["SmolLM3ForCausalLM"],
-        "attention_bias": False,
-        "hidden_size": 2048,
-        "intermediate_size": 11_008,
-        "max_position_embeddings": 65_536,
-        "mlp_bias": False,
-        "no_rope_layer_interval": 4,
-        "no_rope_layers": [1, 1, 1, 0] * 9,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 36,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 5_000_000.0,
-        "sliding_window": None,
-        "use_sliding_window": False,
-        "vocab_size": 128_256,
-    },
-    "Olmo-3-1025-7B": {
-        "architectures": ["Olmo3ForCausalLM"],
-        "attention_bias": False,
-        "hidden_size": 4096,
-        "intermediate_size": 11_008,
-        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
-        "max_position_embeddings": 65_536,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "num_key_value_heads": 32,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": {
-            "attention_factor": 1.2079441541679836,
-            "beta_fast": 32.0,
-            "beta_slow": 1.0,
-            "factor": 8.0,
-            "original_max_position_embeddings": 8192,
-            "rope_type": "yarn",
-        },
-        "rope_theta": 500_000,
-        "sliding_window": 4096,
-        "tie_word_embeddings": False,
-        "vocab_size": 100_278,
-    },
-    "gemma-2-2b": {
-        "architectures": ["Gemma2ForCausalLM"],
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-        "head_dim": 256,
-        "hidden_act": "gelu_pytorch_tanh",
-        "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "max_position_embeddings": 8192,
-        "num_attention_heads": 8,
-        "num_hidden_layers": 26,
-        "num_key_value_heads": 4,
-        "query_pre_attn_scalar": 256,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0,
-        "sliding_window": 4096,
-        "vocab_size": 256_000,
-    },
-    "gemma-3-270m": {
-        "architectures": ["Gemma3ForCausalLM"],
-        "_sliding_window_pattern": 6,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-        "head_dim": 256,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size": 640,
-        "intermediate_size": 2048,
-        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3,
-        "max_position_embeddings": 32_768,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 18,
-        "num_key_value_heads": 1,
-        "query_pre_attn_scalar": 256,
-        "rms_norm_eps": 1e-6,
-        "rope_local_base_freq": 10_000.0,
-        "rope_scaling": None,
-        "rope_theta": 1_000_000.0,
-        "sliding_window": 512,
-        "use_bidirectional_attention": False,
-        "vocab_size": 262_144,
-    },
-    "gemma-3-4b-it": {
-        "architectures": ["Gemma3ForConditionalGeneration"],
-        "text_config": {
-            "hidden_size": 2560,
-            "intermediate_size": 10_240,
-            "model_type": "gemma3_text",
-            "num_hidden_layers": 34,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-            "sliding_window": 1024,
-        },
-        "vision_config": {"hidden_size": 1152, "num_hidden_layers": 2, "image_size": 896, "patch_size": 14},
-    },
-    "Qwen2.5-VL-3B-Instruct": {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-        **QWEN_VL_TEXT,
-        "vision_config": {"depth": 2, "out_hidden_size": 2048, "fullatt_block_indexes": [1]},
-    },
-    "Qwen3-VL-2B-Instruct": {
-        "architectures": ["Qwen3VLForConditionalGeneration"],
-        "text_config": {
-            "attention_bias": False,
-            "head_dim": 128,
-            "hidden_size": 2048,
-            "intermediate_size": 6144,
-            "max_position_embeddings": 262_144,
-            "model_type": "qwen3_vl_text",
-            "num_attention_heads": 16,
-            "num_hidden_layers": 28,
-            "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-6,
-            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
-            "rope_theta": 5_000_000,
-            "tie_word_embeddings": True,
-            "vocab_size": 151_936,
-        },
-        "tie_word_embeddings": True,
-        "vision_config": {"depth": 2, "out_hidden_size": 2048, "deepstack_visual_indexes": [1]},
-    },
-    "Llama-3.2-11B-Vision": {
-        "architectures": ["MllamaForConditionalGeneration"],
-        "text_config": {
-            "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
-            "hidden_size": 4096,
-            "intermediate_size": 14_336,
-            "max_position_embeddings": 131_072,
-            "model_type": "mllama_text_model",
-            "num_attention_heads": 32,
-            "num_hidden_layers": 40,
-            "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-5,
-            "rope_scaling": LLAMA_3_SCALING,
-            "rope_theta": 500_000.0,
-            "tie_word_embeddings": False,
-            "vocab_size": 128_256,
-        },
-        "vision_config": {"num_hidden_layers": 6, "num_global_layers": 1, "intermediate_layers_indices": [3, 5]},
-    },
-}
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DATA = Path(__file__).with_suffix(".toml")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "published.md"
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+
+@dataclass(frozen=True)
+class SizeClass:
+    """One size of a family.
+
+    models: of the study. num_params: of the whole model, as published: exact if an integer, rounded if not, None where we
+    know of no place.
+    """
+
+    name: str
+    config: dict[str, Any]
+    models: tuple[str, ...]
+    source: tuple[str, ...]
+    num_params: int | float | None
+    counted: str | None
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if nested else None if value == "null" else copy.deepcopy(value)
+    return merged
+
+
+def _of_family(family: Mapping[str, Any], known: dict[str, SizeClass]) -> Iterator[SizeClass]:
+    named = {"architectures": [family["architecture"]], "model_type": family["model_type"]}
+    shared = _laid_over(named, family["config"])
+    for size in family["size"]:
+        like = known[size["like"]] if "like" in size else None
+        config = copy.deepcopy(like.config) if like else _laid_over({}, shared)
+        text = config[family["text"]] if "text" in family else config
+        text.update(zip(SHAPE, size.get("shape", ()), strict=False))
+        if pattern := family.get("layer_types"):
+            num_layers = text["num_hidden_layers"]
+            text["layer_types"] = (pattern * num_layers)[:num_layers]
+        known[size["name"]] = SizeClass(
+            name=size["name"],
+            config=_laid_over(config, size.get("config", {})),
+            models=tuple(size.get("models", ())),
+            source=tuple(size["source"]),
+            num_params=size.get("num_params", like and like.num_params),
+            counted=size.get("counted", like and like.counted),
+        )
+        yield known[size["name"]]
+
+
+def _read() -> tuple[dict[str, str], dict[str, SizeClass]]:
+    read, known = tomllib.loads(DATA.read_text(encoding="utf-8")), dict[str, SizeClass]()
+    return read["sources"], {size.name: size for family in read["family"] for size in _of_family(family, known)}
+
+
+SOURCES, CLASSES = _read()
+LOADABLE = {family.architecture for family in FAMILIES}
+PUBLISHED = {name: size.config for name, size in CLASSES.items() if size.config["architectures"][0] in LOADABLE}
+
+
+def of_transformers(config: Mapping[str, Any]) -> Any:
+    """The model that transformers makes of a configuration, without memory for its weights."""
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, config["architectures"][0])
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_dict(copy.deepcopy(config)))
+
+
+def _shown(source: str) -> str:
+    is_address = re.match(r"\S+\.\S+/", source)
+    return f"`{source}`" if is_address else source
+
+
+def page() -> str:
+    """docs/published.md: a row for each size class."""
+    rows = []
+    for size in map(CLASSES.__getitem__, PUBLISHED):
+        traits = traits_from_config(size.config, size.name)
+        num_params = sum(prod(shape) for shape in expected_shapes(traits).values())
+        heads = f"{traits.num_heads} / {traits.num_kv_heads}"
+        sources = "; ".join(map(_shown, size.source)) + (f"; published: {_shown(size.counted)}" if size.counted else "")
+        counted = f"{size.num_params / 1e9:.4g}" if size.num_params else ""
+        shape = f"{traits.num_layers} | {traits.hidden_size:,} | {traits.intermediate_size:,} | {heads}"
+        rows.append(f"| {size.name} | {num_params / 1e9:.4g} | {counted} | {shape} | {sources} |")
+    named = [f"- {key}: {where}" for key, where in SOURCES.items()]
+    return "\n".join([*HEADING, *rows, "", *named, ""])
+
+
+HEADING = [
+    "# Published configurations",
+    "",
+    "Written by `python -m tests.model.published` from `tests/model/published.toml`; what is tested is in",
+    "[models.md](models.md). Weights: billions that psyfast reads of it (`psyfast plan`); published: of the whole model, vision",
+    "towers and cross-attention included. Layers are those that text runs through; heads: of queries / of keys and values.",
+    "",
+    "| size class | weights | published | layers | hidden | feed-forward | heads | sources |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+]
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
