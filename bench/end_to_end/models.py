@@ -15,8 +15,9 @@ from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located, locate
 from psyfast.model.load.model import open_model
-from psyfast.model.traits import RopeTraits, Traits
+from psyfast.model.traits import DeltaTraits, LayerKind, RopeTraits, Traits
 
+_QWEN_ROPE = RopeTraits(base=1e7, rotated_share=0.25)
 SHAPES = {
     "qwen3-0.6b": Traits(
         family="LlamaForCausalLM",
@@ -31,9 +32,29 @@ SHAPES = {
         norm_eps=1e-6,
         rope=RopeTraits(base=1e6),
         tied_head=True,
-    )
+    ),
+    "qwen3.5-0.8b": Traits(
+        family="Qwen3_5ForCausalLM",
+        num_layers=24,
+        hidden_size=1024,
+        intermediate_size=3584,
+        num_heads=8,
+        num_kv_heads=2,
+        head_dim=256,
+        vocab_size=248_320,
+        max_positions=262_144,
+        norm_eps=1e-6,
+        rope=_QWEN_ROPE,
+        kinds=(LayerKind(None, mixer="delta_rule"), LayerKind(_QWEN_ROPE)),
+        kind_of_layer=(0, 0, 0, 1) * 6,
+        unit_offset=True,
+        qk_norm="head",
+        tied_head=True,
+        output_gate=True,
+        delta=DeltaTraits(num_key_heads=16, num_value_heads=16, key_dim=128, value_dim=128, conv_width=4),
+    ),
 }
-"""Shapes to fill with random weights, all of the plain decoder."""
+"""Shapes to fill with random weights."""
 
 
 def bf16_folder(model: str, work: Path) -> Path:
@@ -82,14 +103,49 @@ def random_folder(shape: str, tokenizer_folder: Path, work: Path) -> Path:
     tensors = {}
     for name, dims in expected_shapes(traits).items():
         noise = torch.randn(dims, generator=generator)
-        tensors[name] = (1 + 0.1 * noise if "norm" in name else 0.02 * noise).bfloat16()
+        tensors[name] = _random(name, noise, traits).bfloat16()
     ids = {key: read_config(tokenizer_folder).get(key) for key in ("bos_token_id", "eos_token_id")}
     _write(folder, tensors, {**config_of(traits), **ids})
     return folder
 
 
+def _random(name: str, noise: torch.Tensor, traits: Traits) -> torch.Tensor:
+    """Values of the size that such a tensor has at the start of a training."""
+    if "norm" in name:
+        ones = 0.0 if traits.unit_offset and "linear_attn" not in name else 1.0
+        return ones + 0.1 * noise
+    if name.endswith("A_log"):
+        return (8 + 4 * noise.clamp(-1.9, 1.9)).log()  # rates of 0.4 to 16
+    if name.endswith("dt_bias"):
+        return noise - 4
+    return (0.3 if "conv1d" in name else 0.02) * noise
+
+
 def config_of(traits: Traits) -> dict[str, Any]:
-    """config.json of a model of the Llama family without scaling of its rotary frequencies."""
+    """config.json of a model of the Llama or Qwen3.5 family without scaling of its rotary frequencies."""
+    config = _plain_config(traits)
+    if traits.delta is None:
+        return config
+    types = {"delta_rule": "linear_attention", "attention": "full_attention"}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": traits.rope.base,
+        "partial_rotary_factor": traits.rope.rotated_share,
+        "mrope_section": [11, 11, 10],
+    }
+    return config | {
+        "model_type": "qwen3_5_text",
+        "rope_parameters": rope,
+        "layer_types": [types[kind.mixer] for kind in traits.layers],
+        "linear_num_key_heads": traits.delta.num_key_heads,
+        "linear_num_value_heads": traits.delta.num_value_heads,
+        "linear_key_head_dim": traits.delta.key_dim,
+        "linear_value_head_dim": traits.delta.value_dim,
+        "linear_conv_kernel_dim": traits.delta.conv_width,
+    }
+
+
+def _plain_config(traits: Traits) -> dict[str, Any]:
     return {
         "architectures": [traits.family],
         "model_type": "llama",

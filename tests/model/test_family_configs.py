@@ -163,7 +163,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(name, changes, message):
 
 
 def test_families_of_another_kind_are_refused_with_those_that_load():
-    for architecture in ("Qwen3_5ForConditionalGeneration", "Qwen3MoeForCausalLM", "GptOssForCausalLM"):
+    for architecture in ("Qwen3_5MoeForConditionalGeneration", "Qwen3MoeForCausalLM", "GptOssForCausalLM"):
         with pytest.raises(ModelError, match=f"{architecture} is not supported.*Olmo3ForCausalLM"):
             traits_from_config({"architectures": [architecture], "text_config": {}}, "here")
 
