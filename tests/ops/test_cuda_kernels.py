@@ -11,7 +11,7 @@ from bench.gpu_check.cases import Case, all_cases
 from psyfast.errors import BackendError
 from psyfast.ops.gpu.cuda_kernels import CudaKernels
 from psyfast.ops.gpu.kernel_set import DeviceNorm, HeadsShape, HeadsTraits
-from tests.ops.attention_cases import check_attention, forest, make_case, rows_by_sequence, tiles_of_case
+from tests.ops.attention_cases import GROUPS, check_attention, forest, make_case, rows_by_sequence, tiles_of_case
 
 CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -67,7 +67,16 @@ def test_the_order_of_blocks_warps_and_lanes_changes_no_bit(kernels: CudaKernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 def test_attention_over_a_forest(kernels: CudaKernels, dtype: torch.dtype, head_dim: int) -> None:
-    check_attention(kernels, make_case(forest(head_dim, (67, 130)), 2, 1, head_dim, dtype, seed=head_dim))
+    num_kv_heads = 1 if head_dim in (64, 256) else 2
+    batch = forest(head_dim, (67, 130))
+    check_attention(kernels, make_case(batch, 2, num_kv_heads, head_dim, dtype, seed=head_dim))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("num_kv_heads", "group"), GROUPS)
+def test_query_heads_that_share_key_heads(kernels: CudaKernels, num_kv_heads: int, group: int, dtype) -> None:
+    batch = forest(group, (67,))
+    check_attention(kernels, make_case(batch, num_kv_heads * group, num_kv_heads, 64, dtype), window=50)
 
 
 @pytest.mark.parametrize("window", [1, 40, 64, 65, 1000])
