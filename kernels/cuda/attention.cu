@@ -352,7 +352,7 @@ void attend(const AttentionProblem& problem, const AttentionTables& tables, Oper
 
 }  // namespace
 
-bool has_head_dim(int head_dim) {
+bool has_head_dim(std::int64_t head_dim) {
   return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cuda_builds import emulated_module
@@ -11,7 +13,16 @@ from bench.gpu_check.cases import Case, all_cases
 from psyfast.errors import BackendError
 from psyfast.ops.gpu.cuda_kernels import CudaKernels
 from psyfast.ops.gpu.kernel_set import DeviceNorm, HeadsShape, HeadsTraits
-from tests.ops.attention_cases import GROUPS, check_attention, forest, make_case, rows_by_sequence, tiles_of_case
+from psyfast.ops.gpu.tiles import plan_tiles
+from tests.ops.attention_cases import (
+    GROUPS,
+    attend,
+    check_attention,
+    forest,
+    make_case,
+    rows_by_sequence,
+    tiles_of_case,
+)
 
 CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -106,6 +117,35 @@ def test_a_rows_bits_do_not_depend_on_company_sharing_or_order(kernels, dtype, o
 def test_a_head_size_without_a_kernel_is_refused(kernels: CudaKernels) -> None:
     with pytest.raises(BackendError, match="heads of 72, expected one of 64, 80"):
         kernels.tile_shape(72, torch.bfloat16)
+
+
+def test_tiles_of_another_shape_are_refused(kernels: CudaKernels) -> None:
+    """Such as those that were planned for fp32, whose tiles have fewer rows."""
+    case = make_case(forest(4), 2, 1, 64, torch.bfloat16)
+    rows, pages = kernels.tile_shape(64, torch.float32)
+    of_fp32 = plan_tiles(case.tables, rows, pages, None)
+    of_more_pages = plan_tiles(case.tables, *kernels.tile_shape(64, torch.bfloat16), None)
+    of_more_pages = replace(of_more_pages, key_pages=2)
+    with pytest.raises(BackendError, match=r"tiles of 16 query rows and 1 key pages, expected 64 and 1; plan them"):
+        attend(kernels, case, of_fp32)
+    with pytest.raises(BackendError, match=r"tiles of 64 query rows and 2 key pages, expected 64 and 1"):
+        attend(kernels, case, of_more_pages)
+
+
+def test_numbers_that_an_int_cannot_hold_are_refused() -> None:
+    """A head size that is 64 in its low 32 bits, and tiles whose number times the heads is 0 in 64 bits."""
+    addresses = ["q", "k_pages", "v_pages", "o", "positions", "sinks", "tile_rows", "bounds", "index", "pages"]
+    arguments = dict.fromkeys([*addresses, "block_rows", "stream", "window", "num_tiles"], 0)
+    arguments |= {"num_heads": 4, "num_kv_heads": 1, "scale": 1.0, "soft_cap": 0.0, "operand": "bf16"}
+    attention = emulated_module().attention
+    attention(**arguments, head_dim=64)  # no tiles: nothing to do
+    for head_dim in (2**32 + 64, -(2**32) + 64, 0, -64):
+        with pytest.raises(ValueError, match=f"head_dim is {head_dim}, expected 64, 80, 96, 128 or 256"):
+            attention(**arguments, head_dim=head_dim)
+        assert not emulated_module().has_head_dim(head_dim)
+    for num_tiles in (2**62, -1):
+        with pytest.raises(ValueError, match=f"num_tiles is {num_tiles}, expected 0 to 2147483647"):
+            attention(**arguments | {"num_tiles": num_tiles}, head_dim=64)
 
 
 def test_what_the_bindings_refuse(kernels: CudaKernels) -> None:
