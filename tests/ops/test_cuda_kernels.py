@@ -75,6 +75,56 @@ def test_the_order_of_blocks_warps_and_lanes_changes_no_bit(kernels: CudaKernels
             assert determinism.same_bits(found[0][name], other[name]), name
 
 
+def shifted(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, one element past where they could be moved 16 bytes at a time."""
+    moved = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
+    assert moved.data_ptr() % 16 == tensor.element_size()
+    return moved
+
+
+@pytest.mark.parametrize("width", [4, 64, 1036, 2048])
+def test_add_rows_gives_the_same_bits_where_rows_are_not_aligned(kernels: CudaKernels, width: int) -> None:
+    x, y, bias, weight = torch.randn(3, width), torch.randn(3, width), torch.randn(width), torch.randn(width)
+
+    def added(at, has_bias, has_norm):
+        given = [shifted(tensor) if i == at else tensor.clone() for i, tensor in enumerate((x, y, bias, weight))]
+        norm = DeviceNorm(given[3], 1e-6, unit_offset=True) if has_norm else None
+        kernels.add_rows(given[0], given[1], given[2] if has_bias else None, norm)
+        return given[0]
+
+    for has_bias, has_norm in ((True, True), (True, False), (False, True), (False, False)):
+        aligned = added(None, has_bias, has_norm)
+        assert not torch.equal(aligned, x)
+        for at in range(4):
+            assert torch.equal(added(at, has_bias, has_norm), aligned), at
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_pytorch_tanh"])
+def test_gated_gives_the_same_bits_where_rows_are_not_aligned(kernels: CudaKernels, dtype, activation: str) -> None:
+    for width in (4, 1036):
+        gate_up = 3 * torch.randn(3, 2 * width)
+        aligned = kernels.gated(gate_up, activation, dtype)
+        assert torch.equal(kernels.gated(shifted(gate_up), activation, dtype), aligned)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [1, 6, 64, 80])
+def test_slots_are_copied_wherever_pages_begin(kernels: CudaKernels, dtype: torch.dtype, head_dim: int) -> None:
+    """With heads that are no multiple of 16 bytes, and runs that begin or end within one; empty runs, too."""
+    pages = [torch.randn(5, 3, 64, head_dim).to(dtype) for _ in range(2)]
+    runs = torch.tensor([[0, 1, 3, 64], [2, 1, 0, 3], [0, 3, 7, 8], [4, 3, 9, 9], [0, 4, 0, 64]])
+    expected = [tensor.clone() for tensor in pages]
+    for before, after in zip(pages, expected, strict=True):
+        for page_from, page_to, first, last in runs.tolist():
+            after[page_to, :, first:last] = before[page_from, :, first:last]
+    for place in (torch.clone, shifted):
+        k, v = place(pages[0]), pages[1].clone()
+        kernels.copy_slots((k, v), runs)
+        assert torch.equal(k, expected[0])
+        assert torch.equal(v, expected[1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 def test_attention_over_a_forest(kernels: CudaKernels, dtype: torch.dtype, head_dim: int) -> None:
