@@ -94,7 +94,7 @@ gpu-check:
 	$(PYTHON) -m bench.gpu_check
 
 clean:
-	rm -rf build *.egg-info psyfast/_native*.so $(DEMO)
+	rm -rf build *.egg-info psyfast/_native*.so psyfast/_cuda*.so $(DEMO)
 
 # Build tools first, so that the native module is built against them and rebuilt quickly (no isolated environment).
 $(VENV)/build.stamp: pyproject.toml constraints.txt

@@ -21,13 +21,14 @@ void export_attention(py::module_& m) {
          std::int64_t num_tiles, const std::string& operand, std::uintptr_t stream) {
         within("num_kv_heads", num_kv_heads, 1, 65'535);
         within("num_heads", num_heads, 1, 65'535);
+        within("num_tiles", num_tiles, 0, kMostRows);  // first, so that the product cannot overflow
         within("tiles times heads", num_tiles * num_heads, 0, kMostRows);
         within("window", window, 0, kMostRows);
         if (num_heads % num_kv_heads != 0) {
           throw std::invalid_argument(std::to_string(num_heads) + " query heads cannot be shared by " +
                                       std::to_string(num_kv_heads) + " key/value heads");
         }
-        if (!has_head_dim(static_cast<int>(head_dim))) {
+        if (!has_head_dim(head_dim)) {
           throw std::invalid_argument("head_dim is " + std::to_string(head_dim) +
                                       ", expected 64, 80, 96, 128 or 256");
         }

@@ -15,7 +15,7 @@
 // bf16 and fp16: four warps of 16 rows. q's fragments stay in registers (heads of 256: in shared memory).
 // While a warp multiplies q and k, v is on its way; while it works on p and v, the next k is: one buffer of
 // each, so that two blocks fit on a multiprocessor (by their registers; three with heads of 64 on sm_80 and
-// sm_90) and the softmax of one runs beside the products of another.
+// sm_90 and with those of 80 on sm_80) and the softmax of one runs beside the products of another.
 
 #include <cmath>
 
@@ -29,10 +29,12 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kLowest = -1e38f;
 constexpr float kInfinity = __builtin_huge_valf();
 
-// A score in base 2 from a product of q and k.
+// A score in base 2 from a product of q and k. Rounded here: nvcc may make one FMA of the last product and
+// s − m, and that in whole blocks alone, where no mask stands between the two; but a key's p must have the
+// same bits in both.
 __device__ __forceinline__ float score(float product, const AttentionProblem& problem) {
-  if (problem.soft_cap == 0.0f) return product * (problem.scale * kLog2E);
-  return tanhf(product * (problem.scale / problem.soft_cap)) * (problem.soft_cap * kLog2E);
+  if (problem.soft_cap == 0.0f) return __fmul_rn(product, problem.scale * kLog2E);
+  return __fmul_rn(tanhf(__fmul_rn(product, problem.scale / problem.soft_cap)), problem.soft_cap * kLog2E);
 }
 
 // Which keys of a block a row sees.
@@ -180,7 +182,7 @@ __global__ void __launch_bounds__(MmaShape<kHead>::kThreads, 1)
       const float new_m = fmaxf(m[half], top[half]);
       shrink[half] = exp2_approx(m[half] - new_m);
       m[half] = new_m;
-      total[half] *= shrink[half];
+      total[half] = __fmul_rn(total[half], shrink[half]);  // as in score: no FMA with the first p
     }
     PSY_UNROLL
     for (int part = 0; part < kHead / 8; ++part) {
@@ -309,7 +311,7 @@ __global__ void __launch_bounds__(FmaShape<kHead>::kThreads, 1)
       const float p[2] = {exp2f(s[0] - new_m), exp2f(s[1] - new_m)};
       weights[lane] = p[0];
       weights[lane + 32] = p[1];
-      total[i] = total[i] * shrink + warp_sum(p[0] + p[1]);
+      total[i] = fmaf(total[i], shrink, warp_sum(p[0] + p[1]));
       __syncwarp();
       PSY_UNROLL
       for (int part = 0; part < Shape::kColumns; ++part) {
@@ -352,7 +354,7 @@ void attend(const AttentionProblem& problem, const AttentionTables& tables, Oper
 
 }  // namespace
 
-bool has_head_dim(int head_dim) {
+bool has_head_dim(std::int64_t head_dim) {
   return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
 }
 

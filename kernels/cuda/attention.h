@@ -31,7 +31,7 @@ struct AttentionProblem {
 };
 
 // Whether heads of this size can be attended to: 64, 80, 96, 128, 256.
-bool has_head_dim(int head_dim);
+bool has_head_dim(std::int64_t head_dim);
 
 void attention(const AttentionProblem& problem, const AttentionTables& tables, Operand operand,
                cudaStream_t stream);

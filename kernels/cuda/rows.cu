@@ -1,8 +1,10 @@
 // norm_rows, add_rows, gated, heads, copy_slots: bound by memory, so each reads its rows once from it and
 // writes once.
 //
-// A block has a row; its threads take neighbouring columns, four at a time where the rows are aligned to 16
-// bytes. A second pass over a row finds it in the first-level cache.
+// A block has a row (gated: threads have columns of any, copy_slots: a block a run of slots of a head); its
+// threads take neighbouring columns, 16 bytes at a time where all rows are aligned to them. A second pass
+// over a row finds it in the first-level cache. Either way a column's bits are the same: where nvcc could
+// fuse a product and a sum, it is said here which are.
 
 #include <cmath>
 
@@ -22,6 +24,16 @@ template <typename T>
 struct alignas(4 * sizeof(T)) FourOf {
   T at[4];
 };
+struct alignas(16) SixteenBytes {
+  std::uint32_t at[4];
+};
+
+__device__ __forceinline__ Four four_at(const float* aligned) {
+  return *reinterpret_cast<const Four*>(aligned);
+}
+__device__ __forceinline__ Four four_or_zeros(const float* aligned, int column) {
+  return aligned == nullptr ? Four{} : four_at(aligned + column);
+}
 
 __device__ __forceinline__ float normed(float value, float rstd, const RowNorm& norm, int column) {
   return norm.weight == nullptr ? value : value * rstd * (norm.weight[column] + norm.offset);
@@ -33,7 +45,7 @@ __device__ __forceinline__ float row_rstd(const float* row, const float* bias, i
   float sum = 0.0f;
   for (int column = static_cast<int>(threadIdx.x); column < width; column += kThreads) {
     const float value = row[column] + (bias == nullptr ? 0.0f : bias[column]);
-    sum += value * value;
+    sum = fmaf(value, value, sum);
   }
   return rsqrtf(block_sum<kWarps>(sum, scratch) / static_cast<float>(width) + eps);
 }
@@ -47,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows_kernel(const float* x, T* 
   if (norm.weight != nullptr) rstd = row_rstd(row, nullptr, width, norm.eps, scratch);
   if (kAligned) {
     for (int column = 4 * static_cast<int>(threadIdx.x); column < width; column += 4 * kThreads) {
-      const Four values = *reinterpret_cast<const Four*>(row + column);
+      const Four values = four_at(row + column);
       FourOf<T> out;
       PSY_UNROLL
       for (int i = 0; i < 4; ++i) out.at[i] = from_float<T>(normed(values.at[i], rstd, norm, column + i));
@@ -60,6 +72,13 @@ __global__ void __launch_bounds__(kThreads) norm_rows_kernel(const float* x, T* 
   }
 }
 
+// What add_rows adds to a column of x; no FMA with x.
+__device__ __forceinline__ float addend(float y, float bias, float rstd, float weight, const RowNorm& norm) {
+  const float value = y + bias;
+  return norm.weight == nullptr ? value : __fmul_rn(value * rstd, weight + norm.offset);
+}
+
+template <bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     add_rows_kernel(float* x, const float* y, const float* bias, int width, RowNorm norm) {
   PSY_DYNAMIC_SHARED(float, scratch);
@@ -67,9 +86,20 @@ __global__ void __launch_bounds__(kThreads)
   const float* row = y + start;
   float rstd = 1.0f;
   if (norm.weight != nullptr) rstd = row_rstd(row, bias, width, norm.eps, scratch);
-  for (int column = static_cast<int>(threadIdx.x); column < width; column += kThreads) {
-    const float value = row[column] + (bias == nullptr ? 0.0f : bias[column]);
-    x[start + column] += normed(value, rstd, norm, column);
+  if (kAligned) {
+    for (int column = 4 * static_cast<int>(threadIdx.x); column < width; column += 4 * kThreads) {
+      const Four values = four_at(row + column), biases = four_or_zeros(bias, column),
+                 weights = four_or_zeros(norm.weight, column);
+      Four sums = four_at(x + start + column);
+      PSY_UNROLL
+      for (int i = 0; i < 4; ++i) sums.at[i] += addend(values.at[i], biases.at[i], rstd, weights.at[i], norm);
+      *reinterpret_cast<Four*>(x + start + column) = sums;
+    }
+  } else {
+    for (int column = static_cast<int>(threadIdx.x); column < width; column += kThreads) {
+      x[start + column] += addend(row[column], bias == nullptr ? 0.0f : bias[column], rstd,
+                                  norm.weight == nullptr ? 0.0f : norm.weight[column], norm);
+    }
   }
 }
 
@@ -79,19 +109,28 @@ template <Activation kActivation>
 __device__ __forceinline__ float activated(float x) {
   if (kActivation == Activation::kSilu) return x / (1.0f + expf(-x));
   if (kActivation == Activation::kGelu) return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-  return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+  return 0.5f * x * (1.0f + tanhf(0.79788456f * fmaf(0.044715f * x * x, x, x)));
 }
 
-template <typename T, Activation kActivation>
+template <typename T, Activation kActivation, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     gated_kernel(const float* gate_up, T* h, std::int64_t num_rows, int width) {
+  constexpr int kColumns = kAligned ? 4 : 1;
   const std::int64_t total = num_rows * width;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < total;
-       at += step) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads * kColumns;
+  for (std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kColumns;
+       at < total; at += step) {
     const std::int64_t row = at / width, column = at % width;
     const float* gate = gate_up + row * 2 * width + column;
-    h[at] = from_float<T>(activated<kActivation>(gate[0]) * gate[width]);
+    if (kAligned) {
+      const Four gates = four_at(gate), ups = four_at(gate + width);
+      FourOf<T> out;
+      PSY_UNROLL
+      for (int i = 0; i < 4; ++i) out.at[i] = from_float<T>(activated<kActivation>(gates.at[i]) * ups.at[i]);
+      *reinterpret_cast<FourOf<T>*>(h + at) = out;
+    } else {
+      h[at] = from_float<T>(activated<kActivation>(gate[0]) * gate[width]);
+    }
   }
 }
 
@@ -171,6 +210,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A head's slots begin at a multiple of 128 bytes from where the pages begin; a run of them may begin and end
+// inside of 16 bytes, which are then copied by elements.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     copy_slots_kernel(T* k_pages, T* v_pages, const std::int64_t* runs, int num_kv_heads, int head_dim) {
@@ -179,8 +220,20 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t a_head = std::int64_t{64} * head_dim;
   const T* from = pages + (run[0] * num_kv_heads + blockIdx.y) * a_head;
   T* to = pages + (run[1] * num_kv_heads + blockIdx.y) * a_head;
-  const std::int64_t stop = run[3] * head_dim;
-  for (std::int64_t at = run[2] * head_dim + threadIdx.x; at < stop; at += kThreads) to[at] = from[at];
+  constexpr int kElements = 16 / sizeof(T);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(pages) % 16 == 0;
+  const int start = static_cast<int>(run[2]) * head_dim, stop = static_cast<int>(run[3]) * head_dim;
+  const int first = start / kElements * kElements + static_cast<int>(threadIdx.x) * kElements;
+  for (int at = first; at < stop; at += kThreads * kElements) {
+    if (aligned && at >= start && at + kElements <= stop) {
+      *reinterpret_cast<SixteenBytes*>(to + at) = *reinterpret_cast<const SixteenBytes*>(from + at);
+    } else {
+      PSY_UNROLL
+      for (int i = at; i < at + kElements; ++i) {
+        if (i >= start && i < stop) to[i] = from[i];
+      }
+    }
+  }
 }
 
 bool aligned(const void* pointer, std::size_t bytes) {
@@ -208,22 +261,33 @@ void norm_rows(const float* x, void* y, std::int64_t num_rows, int width, RowNor
 void add_rows(float* x, const float* y, const float* bias, std::int64_t num_rows, int width, RowNorm norm,
               cudaStream_t stream) {
   if (num_rows == 0) return;
-  PSY_LAUNCH(add_rows_kernel, dim3(blocks_of(num_rows)), dim3(kThreads), kScratchBytes, stream, x, y, bias,
-             width, norm);
+  const bool fours =
+      width % 4 == 0 && aligned(x, 16) && aligned(y, 16) && aligned(bias, 16) && aligned(norm.weight, 16);
+  auto* kernel = fours ? add_rows_kernel<true> : add_rows_kernel<false>;
+  PSY_LAUNCH(kernel, dim3(blocks_of(num_rows)), dim3(kThreads), kScratchBytes, stream, x, y, bias, width,
+             norm);
+}
+
+template <typename T, bool kAligned>
+void launch_gated(const float* gate_up, T* h, std::int64_t num_rows, int width, Activation activation,
+                  cudaStream_t stream) {
+  constexpr int kColumns = kAligned ? 4 : 1;
+  const std::int64_t wanted = (num_rows * width / kColumns + kThreads - 1) / kThreads;
+  const auto blocks = static_cast<unsigned>(wanted < 8192 ? wanted : 8192);
+  auto* kernel = activation == Activation::kSilu   ? gated_kernel<T, Activation::kSilu, kAligned>
+                 : activation == Activation::kGelu ? gated_kernel<T, Activation::kGelu, kAligned>
+                                                   : gated_kernel<T, Activation::kGeluTanh, kAligned>;
+  PSY_LAUNCH(kernel, dim3(blocks), dim3(kThreads), 0, stream, gate_up, h, num_rows, width);
 }
 
 void gated(const float* gate_up, void* h, std::int64_t num_rows, int width, Activation activation,
            Operand operand, cudaStream_t stream) {
-  const std::int64_t total = num_rows * width;
-  if (total == 0) return;
-  const std::int64_t wanted = (total + kThreads - 1) / kThreads;
-  const auto blocks = static_cast<unsigned>(wanted < 8192 ? wanted : 8192);
+  if (num_rows == 0 || width == 0) return;
   with_operand(operand, [&](auto type) {
     using T = decltype(type);
-    auto* kernel = activation == Activation::kSilu   ? gated_kernel<T, Activation::kSilu>
-                   : activation == Activation::kGelu ? gated_kernel<T, Activation::kGelu>
-                                                     : gated_kernel<T, Activation::kGeluTanh>;
-    PSY_LAUNCH(kernel, dim3(blocks), dim3(kThreads), 0, stream, gate_up, static_cast<T*>(h), num_rows, width);
+    const bool fours = width % 4 == 0 && aligned(gate_up, 16) && aligned(h, 4 * sizeof(T));
+    auto* launch_it = fours ? launch_gated<T, true> : launch_gated<T, false>;
+    launch_it(gate_up, static_cast<T*>(h), num_rows, width, activation, stream);
   });
 }
 

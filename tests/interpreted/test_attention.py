@@ -11,6 +11,7 @@ import torch
 from psyfast.kernels.triton import attention
 from psyfast.plan.batch import plan_batch
 from tests.ops.attention_cases import (
+    GROUPS,
     AttentionCase,
     attend,
     check_attention,
@@ -41,12 +42,16 @@ class As:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", attention.HEAD_DIMS)
 def test_every_type_and_head_size(dtype, head_dim):
-    check_attention(As(), make_case(forest(head_dim, (67,)), 2, 1, head_dim, dtype, seed=head_dim))
+    num_kv_heads = 1 if head_dim in (64, 256) else 2
+    batch = forest(head_dim, (67,))
+    check_attention(As(), make_case(batch, 2, num_kv_heads, head_dim, dtype, seed=head_dim))
 
 
-@pytest.mark.parametrize("heads", [(1, 1), (4, 2), (3, 1)], ids=str)
-def test_groups(heads):
-    check_attention(As(), make_case(forest(1, (130,)), *heads, 64, torch.float16))
+@pytest.mark.parametrize(("num_kv_heads", "group"), [(1, 1), (1, 3), *GROUPS])
+def test_query_heads_that_share_key_heads(num_kv_heads, group):
+    case = make_case(forest(group, (67,)), num_kv_heads * group, num_kv_heads, 64, torch.float16)
+    check_attention(As(), case, window=50)
+    check_attention(As(90), case)
 
 
 @pytest.mark.parametrize("window", [1, 40, 64, 65, 1000])

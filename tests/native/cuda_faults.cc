@@ -203,6 +203,67 @@ __global__ void mask_without_oneself(const float* in, float* out) {
   out[kBlock - 1 - at] = in[at];
 }
 
+// Shuffles that read what no lane of theirs brought.
+template <bool kFaulty>
+__global__ void shuffle_from_outside_its_mask(const float* in, float* out) {
+  const unsigned at = threadIdx.x, mine = at % 32 < 16 ? 0x0000'FFFFu : 0xFFFF'0000u;
+  constexpr int kFar = kFaulty ? 16 : 1;
+  out[kBlock - 1 - (at ^ kFar)] = __shfl_xor_sync(mine, in[at], kFar);
+}
+
+template <bool kFaulty>
+__global__ void shuffle_down_out_of_its_mask(const float* in, float* out) {
+  const unsigned at = threadIdx.x, lane = at % 32, mine = lane < 16 ? 0x0000'FFFFu : 0xFFFF'0000u;
+  const float next = __shfl_down_sync(kFaulty ? mine : kWholeWarp, in[at], 1);
+  if (lane == 0) out[kBlock - 1 - at] = in[at];
+  if (lane < 31) out[kBlock - 1 - (at + 1)] = next;
+}
+
+template <bool kFaulty>
+__global__ void shuffle_from_a_negative_lane(const float* in, float* out) {
+  const unsigned at = threadIdx.x;
+  const int lane = static_cast<int>(at % 32);
+  const float next = __shfl_sync(kWholeWarp, in[at], (lane + 1) % 32);
+  out[kBlock - 1 - at] = __shfl_sync(kWholeWarp, next, kFaulty ? lane - 1 : (lane + 31) % 32);
+}
+
+template <bool kFaulty>
+__global__ void shuffle_from_beyond_the_warp(const float* in, float* out) {
+  const unsigned at = threadIdx.x;
+  const int lane = static_cast<int>(at % 32);
+  const float last = __shfl_sync(kWholeWarp, in[at], (lane + 31) % 32);
+  out[kBlock - 1 - at] = __shfl_sync(kWholeWarp, last, kFaulty ? lane + 1 : (lane + 1) % 32);
+}
+
+template <bool kFaulty>
+__global__ void shuffle_from_beyond_its_group(const float* in, float* out) {
+  const unsigned at = threadIdx.x;
+  const int lane = static_cast<int>(at % 8);
+  const float last = __shfl_sync(kWholeWarp, in[at], (lane + 7) % 8, 8);
+  out[kBlock - 1 - at] = __shfl_sync(kWholeWarp, last, kFaulty ? lane + 1 : (lane + 1) % 8, 8);
+}
+
+template <bool kFaulty>
+__global__ void shuffle_among_six(const float* in, float* out) {
+  const unsigned at = threadIdx.x;
+  const int lane = static_cast<int>(at % 4);
+  out[kBlock - 1 - at] = __shfl_sync(kWholeWarp, in[at], lane, kFaulty ? 6 : 4);
+}
+
+template <bool kFaulty>
+__global__ void shuffle_across_warps(const float* in, float* out) {
+  constexpr int kFar = kFaulty ? 32 : 31;
+  out[kBlock - 1 - (threadIdx.x ^ kFar)] = __shfl_xor_sync(kWholeWarp, in[threadIdx.x], kFar);
+}
+
+template <bool kFaulty>
+__global__ void shuffle_down_by_less_than_nothing(const float* in, float* out) {
+  const unsigned at = threadIdx.x;
+  const float next = __shfl_down_sync(kWholeWarp, in[at], kFaulty ? 0u - 1u : 1u);
+  if (at % 32 == 0) out[kBlock - 1 - at] = in[at];
+  if (at % 32 < 31) out[kBlock - 1 - (at + 1)] = next;
+}
+
 template <bool kFaulty>
 __global__ void two_collectives_meet(const float* in, float* out) {
   const unsigned at = threadIdx.x;
@@ -259,17 +320,34 @@ struct Pair {
   }
 
 std::map<std::string, Pair> all_pairs() {
-  std::map<std::string, Pair> pairs = {
-      PSY_PAIR(missing_barrier),        PSY_PAIR(missing_barrier_before_reuse),
-      PSY_PAIR(missing_warp_barrier),   PSY_PAIR(shuffle_for_a_barrier),
-      PSY_PAIR(warp_barrier_too_early), PSY_PAIR(missing_wait),
-      PSY_PAIR(wait_for_too_few),       PSY_PAIR(copy_begun_too_early),
-      PSY_PAIR(wait_without_barrier),   PSY_PAIR(ldmatrix_without_barrier),
-      PSY_PAIR(blocks_share_a_place),   PSY_PAIR(off_by_one_in_shared),
-      PSY_PAIR(off_by_one_in_global),   PSY_PAIR(copy_past_the_end),
-      PSY_PAIR(divergent_barrier),      PSY_PAIR(lanes_that_never_come),
-      PSY_PAIR(mask_without_oneself),   PSY_PAIR(two_collectives_meet),
-      PSY_PAIR(misaligned_copy),        PSY_PAIR(misaligned_ldmatrix)};
+  std::map<std::string, Pair> pairs = {PSY_PAIR(missing_barrier),
+                                       PSY_PAIR(missing_barrier_before_reuse),
+                                       PSY_PAIR(missing_warp_barrier),
+                                       PSY_PAIR(shuffle_for_a_barrier),
+                                       PSY_PAIR(warp_barrier_too_early),
+                                       PSY_PAIR(missing_wait),
+                                       PSY_PAIR(wait_for_too_few),
+                                       PSY_PAIR(copy_begun_too_early),
+                                       PSY_PAIR(wait_without_barrier),
+                                       PSY_PAIR(ldmatrix_without_barrier),
+                                       PSY_PAIR(blocks_share_a_place),
+                                       PSY_PAIR(off_by_one_in_shared),
+                                       PSY_PAIR(off_by_one_in_global),
+                                       PSY_PAIR(copy_past_the_end),
+                                       PSY_PAIR(divergent_barrier),
+                                       PSY_PAIR(lanes_that_never_come),
+                                       PSY_PAIR(mask_without_oneself),
+                                       PSY_PAIR(two_collectives_meet),
+                                       PSY_PAIR(misaligned_copy),
+                                       PSY_PAIR(misaligned_ldmatrix),
+                                       PSY_PAIR(shuffle_from_outside_its_mask),
+                                       PSY_PAIR(shuffle_down_out_of_its_mask),
+                                       PSY_PAIR(shuffle_from_a_negative_lane),
+                                       PSY_PAIR(shuffle_from_beyond_the_warp),
+                                       PSY_PAIR(shuffle_from_beyond_its_group),
+                                       PSY_PAIR(shuffle_among_six),
+                                       PSY_PAIR(shuffle_across_warps),
+                                       PSY_PAIR(shuffle_down_by_less_than_nothing)};
   pairs["wait_for_too_few"].shared_bytes *= 2;
   pairs["copy_past_the_end"].shared_bytes += 16;
   pairs["misaligned_copy"].shared_bytes += 16;

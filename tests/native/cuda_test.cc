@@ -198,24 +198,28 @@ void check_heads(Operand type, bool together) {
   }
 }
 
-void check_copy_slots(Operand type) {
-  const int num_kv_heads = 2, head_dim = 6, num_pages = 3;
-  Operands k(type, static_cast<std::size_t>(num_pages * num_kv_heads * kPageSlots * head_dim)),
-      v(type, k.size());
-  std::vector<double> before;
-  for (std::size_t i = 0; i < k.size(); ++i) before.push_back(k[i]);
+// Slots [3, 64) of page 0 and [0, 1) of page 1 to page 2; all else stays. skipped: elements before the pages,
+// so that they do not begin at a multiple of 16 bytes.
+void check_copy_slots(Operand type, int head_dim, std::size_t skipped) {
+  const int num_kv_heads = 2, num_pages = 3;
+  const auto a_page = static_cast<std::size_t>(num_kv_heads * kPageSlots * head_dim);
+  Operands k(type, skipped + num_pages * a_page), v(type, k.size());
+  std::vector<double> k_before, v_before;
+  for (std::size_t i = skipped; i < k.size(); ++i) {
+    k_before.push_back(k[i]);
+    v_before.push_back(v[i]);
+  }
   const std::vector<std::int64_t> runs{0, 2, 3, 64, 1, 2, 0, 1};
-  copy_slots(k.data(), v.data(), runs.data(), 2, num_kv_heads, head_dim, type, nullptr);
-  for (std::int64_t head = 0; head < num_kv_heads; ++head) {
-    for (std::int64_t slot = 0; slot < kPageSlots; ++slot) {
-      const std::int64_t from = slot >= 3 ? 0 : slot < 1 ? 1 : 2;
-      for (std::int64_t i = 0; i < head_dim; ++i) {
-        const auto at = [&](std::int64_t page) {
-          return ((page * num_kv_heads + head) * kPageSlots + slot) * head_dim + i;
-        };
-        expect_near(k.at(at(2)), value_at(before, at(from)), 0.0, "copy_slots");
-      }
-    }
+  const std::size_t start = skipped * Operands::bytes_each(type);
+  copy_slots(static_cast<char*>(k.data()) + start, static_cast<char*>(v.data()) + start, runs.data(), 2,
+             num_kv_heads, head_dim, type, nullptr);
+  for (std::size_t i = 0; i < k_before.size(); ++i) {
+    const auto slot = static_cast<std::int64_t>(i) / head_dim % kPageSlots;
+    const std::size_t in_page = i % a_page;
+    const bool is_copied = i >= 2 * a_page && (slot >= 3 || slot < 1);
+    const std::size_t from = !is_copied ? i : slot >= 3 ? in_page : a_page + in_page;
+    expect_near(k[skipped + i], k_before[from], 0.0, "copy_slots");
+    expect_near(v[skipped + i], v_before[from], 0.0, "copy_slots");
   }
 }
 
@@ -311,14 +315,16 @@ constexpr Operand kTypes[] = {Operand::kFp32, Operand::kBf16, Operand::kFp16};
 
 void check_all_rows() {
   for (Operand type : kTypes) {
-    for (int width : {1, 8, 270}) {
+    for (int width : {1, 8, 270, 1036}) {  // 8, 1036: 16 bytes at a time, all threads once and three twice
       check_norm_rows(type, width);
       check_gated(type, width);
     }
     for (bool together : {false, true}) check_heads(type, together);
-    check_copy_slots(type);
+    check_copy_slots(type, 6, 0);   // runs that begin and end inside of 16 bytes
+    check_copy_slots(type, 64, 0);  // none does
+    check_copy_slots(type, 64, 1);  // by elements
   }
-  for (int width : {1, 270}) check_add_rows(width);
+  for (int width : {1, 8, 270, 1036}) check_add_rows(width);
 }
 
 void check_all_linear_nll() {

@@ -16,6 +16,8 @@ from psyfast.plan.batch import Branch, Request, plan_batch
 from tests.ops.plain_kernels import PlainKernels
 
 SCALE = 0.3
+GROUPS = [(heads, group) for heads in (2, 3) for group in (1, 3, 4)]
+"""Key/value heads, and the query heads that share one."""
 NO_TRAITS: dict[str, Any] = {"window": None, "soft_cap": None, "sinks_H": None}
 
 

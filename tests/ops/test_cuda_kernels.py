@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cuda_builds import emulated_module
@@ -11,7 +13,16 @@ from bench.gpu_check.cases import Case, all_cases
 from psyfast.errors import BackendError
 from psyfast.ops.gpu.cuda_kernels import CudaKernels
 from psyfast.ops.gpu.kernel_set import DeviceNorm, HeadsShape, HeadsTraits
-from tests.ops.attention_cases import check_attention, forest, make_case, rows_by_sequence, tiles_of_case
+from psyfast.ops.gpu.tiles import plan_tiles
+from tests.ops.attention_cases import (
+    GROUPS,
+    attend,
+    check_attention,
+    forest,
+    make_case,
+    rows_by_sequence,
+    tiles_of_case,
+)
 
 CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -64,10 +75,69 @@ def test_the_order_of_blocks_warps_and_lanes_changes_no_bit(kernels: CudaKernels
             assert determinism.same_bits(found[0][name], other[name]), name
 
 
+def shifted(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, one element past where they could be moved 16 bytes at a time."""
+    moved = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
+    assert moved.data_ptr() % 16 == tensor.element_size()
+    return moved
+
+
+@pytest.mark.parametrize("width", [4, 64, 1036, 2048])
+def test_add_rows_gives_the_same_bits_where_rows_are_not_aligned(kernels: CudaKernels, width: int) -> None:
+    x, y, bias, weight = torch.randn(3, width), torch.randn(3, width), torch.randn(width), torch.randn(width)
+
+    def added(at, has_bias, has_norm):
+        given = [shifted(tensor) if i == at else tensor.clone() for i, tensor in enumerate((x, y, bias, weight))]
+        norm = DeviceNorm(given[3], 1e-6, unit_offset=True) if has_norm else None
+        kernels.add_rows(given[0], given[1], given[2] if has_bias else None, norm)
+        return given[0]
+
+    for has_bias, has_norm in ((True, True), (True, False), (False, True), (False, False)):
+        aligned = added(None, has_bias, has_norm)
+        assert not torch.equal(aligned, x)
+        for at in range(4):
+            assert torch.equal(added(at, has_bias, has_norm), aligned), at
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_pytorch_tanh"])
+def test_gated_gives_the_same_bits_where_rows_are_not_aligned(kernels: CudaKernels, dtype, activation: str) -> None:
+    for width in (4, 1036):
+        gate_up = 3 * torch.randn(3, 2 * width)
+        aligned = kernels.gated(gate_up, activation, dtype)
+        assert torch.equal(kernels.gated(shifted(gate_up), activation, dtype), aligned)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [1, 6, 64, 80])
+def test_slots_are_copied_wherever_pages_begin(kernels: CudaKernels, dtype: torch.dtype, head_dim: int) -> None:
+    """With heads that are no multiple of 16 bytes, and runs that begin or end within one; empty runs, too."""
+    pages = [torch.randn(5, 3, 64, head_dim).to(dtype) for _ in range(2)]
+    runs = torch.tensor([[0, 1, 3, 64], [2, 1, 0, 3], [0, 3, 7, 8], [4, 3, 9, 9], [0, 4, 0, 64]])
+    expected = [tensor.clone() for tensor in pages]
+    for before, after in zip(pages, expected, strict=True):
+        for page_from, page_to, first, last in runs.tolist():
+            after[page_to, :, first:last] = before[page_from, :, first:last]
+    for place in (torch.clone, shifted):
+        k, v = place(pages[0]), pages[1].clone()
+        kernels.copy_slots((k, v), runs)
+        assert torch.equal(k, expected[0])
+        assert torch.equal(v, expected[1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 def test_attention_over_a_forest(kernels: CudaKernels, dtype: torch.dtype, head_dim: int) -> None:
-    check_attention(kernels, make_case(forest(head_dim, (67, 130)), 2, 1, head_dim, dtype, seed=head_dim))
+    num_kv_heads = 1 if head_dim in (64, 256) else 2
+    batch = forest(head_dim, (67, 130))
+    check_attention(kernels, make_case(batch, 2, num_kv_heads, head_dim, dtype, seed=head_dim))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("num_kv_heads", "group"), GROUPS)
+def test_query_heads_that_share_key_heads(kernels: CudaKernels, num_kv_heads: int, group: int, dtype) -> None:
+    batch = forest(group, (67,))
+    check_attention(kernels, make_case(batch, num_kv_heads * group, num_kv_heads, 64, dtype), window=50)
 
 
 @pytest.mark.parametrize("window", [1, 40, 64, 65, 1000])
@@ -97,6 +167,35 @@ def test_a_rows_bits_do_not_depend_on_company_sharing_or_order(kernels, dtype, o
 def test_a_head_size_without_a_kernel_is_refused(kernels: CudaKernels) -> None:
     with pytest.raises(BackendError, match="heads of 72, expected one of 64, 80"):
         kernels.tile_shape(72, torch.bfloat16)
+
+
+def test_tiles_of_another_shape_are_refused(kernels: CudaKernels) -> None:
+    """Such as those that were planned for fp32, whose tiles have fewer rows."""
+    case = make_case(forest(4), 2, 1, 64, torch.bfloat16)
+    rows, pages = kernels.tile_shape(64, torch.float32)
+    of_fp32 = plan_tiles(case.tables, rows, pages, None)
+    of_more_pages = plan_tiles(case.tables, *kernels.tile_shape(64, torch.bfloat16), None)
+    of_more_pages = replace(of_more_pages, key_pages=2)
+    with pytest.raises(BackendError, match=r"tiles of 16 query rows and 1 key pages, expected 64 and 1; plan them"):
+        attend(kernels, case, of_fp32)
+    with pytest.raises(BackendError, match=r"tiles of 64 query rows and 2 key pages, expected 64 and 1"):
+        attend(kernels, case, of_more_pages)
+
+
+def test_numbers_that_an_int_cannot_hold_are_refused() -> None:
+    """A head size that is 64 in its low 32 bits, and tiles whose number times the heads is 0 in 64 bits."""
+    addresses = ["q", "k_pages", "v_pages", "o", "positions", "sinks", "tile_rows", "bounds", "index", "pages"]
+    arguments = dict.fromkeys([*addresses, "block_rows", "stream", "window", "num_tiles"], 0)
+    arguments |= {"num_heads": 4, "num_kv_heads": 1, "scale": 1.0, "soft_cap": 0.0, "operand": "bf16"}
+    attention = emulated_module().attention
+    attention(**arguments, head_dim=64)  # no tiles: nothing to do
+    for head_dim in (2**32 + 64, -(2**32) + 64, 0, -64):
+        with pytest.raises(ValueError, match=f"head_dim is {head_dim}, expected 64, 80, 96, 128 or 256"):
+            attention(**arguments, head_dim=head_dim)
+        assert not emulated_module().has_head_dim(head_dim)
+    for num_tiles in (2**62, -1):
+        with pytest.raises(ValueError, match=f"num_tiles is {num_tiles}, expected 0 to 2147483647"):
+            attention(**arguments | {"num_tiles": num_tiles}, head_dim=64)
 
 
 def test_what_the_bindings_refuse(kernels: CudaKernels) -> None:

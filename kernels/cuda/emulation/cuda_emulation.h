@@ -208,6 +208,29 @@ std::array<Data, kWarp> gathered(const char* name, unsigned mask, const Data& da
   return all;
 }
 
+// What lane `from` brought to a shuffle; `width` is how many lanes the shuffle chooses from. On a device an
+// index beyond them wraps round or is ignored, and what a lane outside of the mask has is undefined: nothing
+// to rely on, so refused.
+template <typename T>
+T shuffled(const char* name, unsigned mask, const T& value, int from, int width = kWarp) {
+  const auto brought = gathered(name, mask, value);
+  if (width < 1 || width > kWarp || (width & (width - 1)) != 0) {
+    throw std::runtime_error(std::string("emulation: ") + name + " among " + std::to_string(width) +
+                             " lanes; a power of two up to 32 can be");
+  }
+  if (from < 0 || from >= width) {
+    throw std::runtime_error(std::string("emulation: ") + name + " reads from lane " + std::to_string(from) +
+                             "; there are 0 to " + std::to_string(width - 1));
+  }
+  const unsigned first = self()->lane / static_cast<unsigned>(width) * static_cast<unsigned>(width);
+  const unsigned lane = first + static_cast<unsigned>(from);
+  if ((mask >> lane & 1) == 0) {
+    throw std::runtime_error(std::string("emulation: ") + name + " reads from lane " + std::to_string(lane) +
+                             ", which its mask lacks");
+  }
+  return brought[lane];
+}
+
 // Asynchronous copies: begun, closed into a group, done at the wait; in between NaN stands at their
 // destination.
 inline void begin_copy(void* to, const void* from, std::size_t bytes, std::size_t valid_bytes) {
@@ -423,20 +446,23 @@ inline void __syncwarp(unsigned mask = 0xFFFF'FFFFu) {
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32) {
-  const int lane = static_cast<int>(::psy::emulation::self()->lane);
-  return ::psy::emulation::gathered("__shfl_sync", mask,
-                                    value)[static_cast<unsigned>(lane / width * width + from % width)];
+  return ::psy::emulation::shuffled("__shfl_sync", mask, value, from, width);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
-  const unsigned lane = ::psy::emulation::self()->lane;
-  return ::psy::emulation::gathered("__shfl_xor_sync", mask, value)[lane ^ static_cast<unsigned>(bits)];
+  const int from = static_cast<int>(::psy::emulation::self()->lane) ^ bits;
+  return ::psy::emulation::shuffled("__shfl_xor_sync", mask, value, from);
 }
+// The last `by` lanes keep what they have.
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned by) {
   const unsigned lane = ::psy::emulation::self()->lane;
-  const auto all = ::psy::emulation::gathered("__shfl_down_sync", mask, value);
-  return lane + by < 32 ? all[lane + by] : value;
+  if (by >= 32) {
+    throw std::runtime_error("emulation: __shfl_down_sync by " + std::to_string(by) +
+                             " lanes; 0 to 31 can be");
+  }
+  return ::psy::emulation::shuffled("__shfl_down_sync", mask, value,
+                                    static_cast<int>(lane + by < 32 ? lane + by : lane));
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const auto all = ::psy::emulation::gathered("__ballot_sync", mask, predicate);
@@ -453,6 +479,8 @@ T __ldg(const T* address) {
   return *address;
 }
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
+// A product that no compiler may fuse with a sum: here none is fused (-ffp-contract=off).
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __expf(float value) { return std::exp(value); }
 inline float __fdividef(float a, float b) { return a / b; }
 using std::max;

@@ -139,9 +139,14 @@ class CudaKernels:
         soft_cap: float | None,
         sinks_H: Tensor | None,
     ) -> Tensor:
-        """Causal attention of every row over its path, o_T(HE) in the operand type."""
+        """Causal attention of every row over its path, o_T(HE) in the operand type; BackendError for tiles of another shape."""
         T, H, E = q_THE.shape
-        assert (tiles.query_rows, tiles.key_pages) == self.tile_shape(E, q_THE.dtype)
+        query_rows, key_pages = self.tile_shape(E, q_THE.dtype)
+        if (tiles.query_rows, tiles.key_pages) != (query_rows, key_pages):
+            raise BackendError(
+                f"attention got tiles of {tiles.query_rows} query rows and {tiles.key_pages} key pages, expected "
+                f"{query_rows} and {key_pages}; plan them by tile_shape({E}, {q_THE.dtype})"
+            )
         k_pages, v_pages = kv_PKSE
         o_TO = torch.empty(T, H * E, dtype=q_THE.dtype, device=q_THE.device)
         self._call(
