@@ -148,26 +148,37 @@ void check_mlp(const Shape& s, Isa isa, std::mt19937& random) {
   }
 }
 
-void check_attn_out(const Shape& s, Isa isa, std::mt19937& random) {
+void check_attn_out(const Shape& s, bool gated, Isa isa, std::mt19937& random) {
   const int64_t D = s.hidden, width = s.num_heads * s.head_dim;
   const Floats x = draw(s.num_tokens * D, 1.0, random);
   const Floats weights = draw(D * width, 1.0 / std::sqrt(double(width)), random);
   const std::vector<uint32_t> o = stored(draw(s.num_tokens * width, 1.0, random), s.lane);
   const std::vector<uint32_t> panels = packed(weights, D, width, in_order(D), s.lane);
+  const Floats scale = draw(D, 1.0, random), norm = padded(scale, D);
+  const Floats gate_proj = draw(width * D, 1.0 / std::sqrt(double(D)), random);
+  const std::vector<uint32_t> gate_panels = packed(gate_proj, width, D, in_order(width), s.lane);
+  const OutputGate gate = {
+      gated ? gate_panels.data() : nullptr, 0, {norm.data(), 1e-5}, GateActivation::kSilu};
   const auto run = [&](int num_threads) {
     Floats out = x;
-    attn_out({o.data(), s.num_tokens, width, panels.data(), s.lane, nullptr, {nullptr, 0.0}, out.data(), D},
-             isa, num_threads);
+    attn_out(
+        {o.data(), s.num_tokens, width, panels.data(), s.lane, nullptr, {nullptr, 0.0}, out.data(), D, gate},
+        isa, num_threads);
     return out;
   };
   const Floats out = run(1);
   if (run(3) != out) throw std::runtime_error("attn_out: three threads give other bits than one");
   for (int64_t t = 0; t < s.num_tokens; ++t) {
     std::vector<double> row;
-    for (int64_t i = 0; i < width; ++i) row.push_back(value_at(o, size_t(t * width + i), s.lane));
+    const std::vector<double> y = normed(x.data() + t * D, scale, D, s.lane);
+    for (int64_t i = 0; i < width; ++i) {
+      const double value = value_at(o, size_t(t * width + i), s.lane), z = dot(y, gate_proj, i, s.lane);
+      row.push_back(gated ? rounded(z / (1.0 + std::exp(-z)) * value, s.lane) : value);
+    }
     for (int64_t d = 0; d < D; ++d) {
       const double expected = double(x[size_t(t * D + d)]) + dot(row, weights, d, s.lane);
-      expect_near(double(out[size_t(t * D + d)]), expected, 2e-5, "attn_out");
+      const double tolerance = gated && s.lane == Element::kBf16 ? 2e-2 : 2e-5;
+      expect_near(double(out[size_t(t * D + d)]), expected, tolerance, "attn_out");
     }
   }
 }
@@ -320,7 +331,7 @@ int main() {
     try {
       for (const Shape& shape : shapes) {
         for (bool together : {false, true}) check_attn_in(shape, together, isa, random);
-        check_attn_out(shape, isa, random);
+        for (bool gated : {false, true}) check_attn_out(shape, gated, isa, random);
         check_mlp(shape, isa, random);
       }
     } catch (const std::exception& error) {
