@@ -73,6 +73,8 @@ BITS = (
     "olmo3, tied, grouped heads of 96, biases",
     "gemma2, soft caps, heads of 80",
     "gemma3, two bases, heads of 80",
+    "qwen3.5, odd heads, partial rotary",
+    "qwen3.5, tied, delta rule last, wide filter",
 )
 
 
