@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.tensors import SafetensorsFiles
-from psyfast.model.traits import Traits
+from psyfast.model.traits import DeltaTraits, Traits
 
 
 def write_vocabulary(
@@ -63,8 +66,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], *, strings: Mapping[st
     return path
 
 
-def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32", **said: Any) -> None:
+def write_model(
+    path: Path, folder: Path, traits: Traits, *, kind: str = "F32", num_ahead: int = 0, **said: Any
+) -> None:
     """A Hugging Face folder's model as llama.cpp stores its architecture; matrices as F32 or Q8_0.
+
+    num_ahead: layers behind the last that predict tokens further on.
 
     said: more of its keys, as GGUFWriter's `add_…` methods name them.
     """
@@ -73,7 +80,10 @@ def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32", 
     family = next(family for family in FAMILIES if family.architecture == traits.family)
     files = SafetensorsFiles(folder)
     writer = gguf.GGUFWriter(str(path), family.gguf_architecture)
-    writer.add_block_count(traits.num_layers)
+    writer.add_block_count(traits.num_layers + num_ahead)
+    if num_ahead:
+        writer.add_nextn_predict_layers(num_ahead)
+        writer.add_tensor(f"blk.{traits.num_layers}.nextn.eh_proj.weight", np.ones((2, 3), np.float32))
     writer.add_context_length(traits.max_positions)
     writer.add_embedding_length(traits.hidden_size)
     writer.add_feed_forward_length(traits.intermediate_size)
@@ -91,16 +101,39 @@ def write_model(path: Path, folder: Path, traits: Traits, *, kind: str = "F32", 
         if family.gguf_pairs and ("q_proj" in name or "k_proj" in name):  # the two of a rotary pair side by side
             heads = traits.num_heads if "q_proj" in name else traits.num_kv_heads
             value = value.reshape(heads, 2, -1, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
-        if traits.unit_offset and "norm" in name:
+        if traits.unit_offset and "norm" in name and "linear_attn" not in name:
             value = value + 1
+        if traits.delta is not None and "linear_attn" in name:
+            value = _tiled(value, name, traits.delta)
         array = value.contiguous().numpy()
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        theirs = names.get_name(name.replace("dt_bias", "dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         if kind == "Q8_0" and array.ndim == 2:
             quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
             writer.add_tensor(theirs, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
         else:
             writer.add_tensor(theirs, array)
     _finish(writer)
+
+
+def _tiled(value: torch.Tensor, name: str, delta: DeltaTraits) -> torch.Tensor:
+    """A delta-net's tensor with its value heads in llama.cpp's order: the first of every key head, then the second …"""
+    part = name.split("linear_attn.")[1].removesuffix(".weight")
+    K, H, V = delta.num_key_heads, delta.num_value_heads, delta.value_dim
+
+    def tiled(rows: torch.Tensor, size: int) -> torch.Tensor:
+        return rows.reshape(K, H // K, size, -1).transpose(0, 1).reshape(rows.shape)
+
+    if part == "conv1d":
+        value = value[:, 0]
+    if part in ("in_proj_qkv", "conv1d"):
+        of_keys = 2 * K * delta.key_dim
+        return torch.cat([value[:of_keys], tiled(value[of_keys:], V)])
+    if part == "out_proj":
+        return tiled(value.T.contiguous(), V).T
+    if part == "norm":
+        return value
+    value = -value.exp() if part == "A_log" else value
+    return tiled(value, V if part == "in_proj_z" else 1)
 
 
 def _finish(writer: Any) -> None:

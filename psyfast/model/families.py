@@ -240,6 +240,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Qwen3_5ForCausalLM",
         ("qwen3_5_text",),
+        gguf_architecture="qwen35",
         unit_offset=True,
         qk_norm="head",
         output_gate=True,

@@ -139,6 +139,16 @@ GGUF_CASES = {
         "rope_scaling_type": RopeScalingType.LINEAR,
         "rope_scaling_factor": 4.0,
     },
+    "qwen3.5, odd heads, partial rotary": {
+        "ssm_conv_kernel": 4,
+        "ssm_state_size": 24,
+        "ssm_group_count": 3,
+        "ssm_time_step_rank": 6,
+        "ssm_inner_size": 240,
+        "rope_dimension_count": 20,
+        "full_attention_interval": 4,
+        "num_ahead": 1,
+    },
 }
 """Cases, and what their files say beyond what every file does."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES, NEUTRAL, Family
+from psyfast.model.load import gguf_delta
 from psyfast.model.rope import RopeTraits, yarn_attention_scale
 from psyfast.model.traits import DeltaTraits, LayerKind, Traits
 from psyfast.ops.reference import ACTIVATIONS
@@ -339,9 +340,11 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
         "vocab_size": tensors.get("model.embed_tokens.weight", (0, 0))[0],
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in tensors,
     }
-    for theirs, ours in _GGUF_KEYS.items():
+    for theirs, ours in (_GGUF_KEYS | (gguf_delta.KEYS if family.delta else {})).items():
         if (value := metadata.get(f"{architecture}.{theirs}")) is not None:
             config[ours] = value
+    if family.delta:
+        config |= _gguf_delta_sizes(metadata, str(architecture), config, where)
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if scaling == "linear":
         factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
@@ -351,6 +354,20 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
     if "query_pre_attn_scalar" in family.honours:
         config["query_pre_attn_scalar"] = _gguf_query_scalar(config, str(architecture), where)
     return replace(_traits(config, family, where), unit_offset=False)  # llama.cpp stores such norms with the 1 added
+
+
+def _gguf_delta_sizes(metadata: Config, architecture: str, config: Config, where: str) -> Config:
+    """What a GGUF file says in other numbers than a config.json."""
+    inner_size = _positive(metadata, f"{architecture}.ssm.inner_size", where)
+    num_value_heads = _positive(config, "linear_num_value_heads", where)
+    num_rotated = _positive(metadata, f"{architecture}.rope.dimension_count", where)
+    num_ahead = metadata.get(f"{architecture}.nextn_predict_layers", 0)
+    return {
+        "num_hidden_layers": _positive(config, "num_hidden_layers", where)
+        - (num_ahead if type(num_ahead) is int else 0),
+        "linear_value_head_dim": inner_size // num_value_heads,
+        "partial_rotary_factor": num_rotated / _positive(config, "head_dim", where),
+    }
 
 
 _WIDER_SCALARS = {("gemma2", 46), ("gemma3", 62)}

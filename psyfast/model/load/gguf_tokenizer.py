@@ -16,11 +16,14 @@ from psyfast.model.load.gguf_header import GgufHeader
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "smollm3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen35", "smollm3")
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LLAMA_3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN_2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN_3_5 = (
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 SPLITS = {
     "gpt-2": None,
@@ -29,6 +32,7 @@ SPLITS = {
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
     "qwen2": _QWEN_2,
+    "qwen35": _QWEN_3_5,
 }
 """How text is cut before merging, by `tokenizer.ggml.pre`; None: as GPT-2 does.
 
@@ -38,6 +42,9 @@ digit may be one token, and here they are two.
 
 ALWAYS_SPECIAL = "<|endoftext|>"
 """Special in a byte-level BPE that has it, unless it is marked as user-defined."""
+
+COMPOSED = ("qwen35",)
+"""Where characters are composed (NFC) before anything else, as the model's own tokenizer does; llama.cpp does not."""
 
 _CONTROL, _USER_DEFINED = 3, 4
 _NAMED = ("bos", "eos", "unknown", "padding")
@@ -73,6 +80,10 @@ def gguf_tokenizer(path: Path) -> GgufTokenizer | None:
         return None
     named = {name: _named_token(said, name, tokens, path) for name in _NAMED}
     backend = _byte_level_bpe(tokens, merges, SPLITS[said["pre"]], path)
+    if said["pre"] in COMPOSED:
+        from tokenizers import normalizers
+
+        backend.normalizer = normalizers.NFC()
     _add_special_tokens(backend, tokens, _types(said, tokens, path), named)
     _set_template(backend, named["bos"], said.get("add_bos_token"), named["eos"], said.get("add_eos_token"))
     bos = named["bos"]

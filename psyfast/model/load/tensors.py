@@ -16,6 +16,7 @@ from torch import Tensor
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
+from psyfast.model.load import gguf_delta
 from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
 from psyfast.model.load.quantised.tensor import RawTensor
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
@@ -179,8 +180,19 @@ class GgufFile:
         architecture = self.metadata.get("general.architecture")
         family = next((family for family in FAMILIES if family.gguf_architecture == architecture), FAMILIES[0])
         self._pairs, norms = family.gguf_pairs, NORM_NAMES[family.norms]
-        self._tensors = {_hf_name(tensor.name, norms, path): tensor for tensor in header.tensors}
-        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
+        self._delta = gguf_delta.TiledHeads.of(self.metadata, str(architecture)) if family.delta else None
+        if family.delta:  # what stands between attention and MLP is called by its place there
+            norms = norms._replace(attn_out=norms.mlp_in, mlp_in=None)
+        num_layers = num_gguf_layers(self.metadata)
+        self._tensors = {
+            _hf_name(tensor.name, norms, path): tensor
+            for tensor in header.tensors
+            if _block_of(tensor.name) < num_layers
+        }
+        self.shapes = {
+            name: (tensor.shape[0], 1, *tensor.shape[1:]) if name.endswith("conv1d.weight") else tensor.shape
+            for name, tensor in self._tensors.items()
+        }
         self._file = ValueFile(path)
 
     def dtype(self, name: str) -> torch.dtype:
@@ -194,6 +206,8 @@ class GgufFile:
     def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
         """Rows from first_row on, in Hugging Face's order."""
         stored, head_dim = self._stored(name), self._rotated_head_dim(name)
+        if self._delta is not None and self._delta.read_into(stored, name, out, first_row):
+            return
         if head_dim is None:
             stored.read_into(out, first_row)
             return
@@ -261,6 +275,7 @@ _GGUF_LAYER_NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    **gguf_delta.LAYER_NAMES,
 }
 _GGUF_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -270,9 +285,24 @@ _GGUF_NAMES = {
 }
 
 
+def num_gguf_layers(metadata: Mapping[str, Any]) -> int:
+    """Layers of the decoder itself; those behind them predict tokens further on, for faster generation."""
+    architecture = metadata.get("general.architecture")
+    counts = [metadata.get(f"{architecture}.{key}", 0) for key in ("block_count", "nextn_predict_layers")]
+    return counts[0] - counts[1] if all(isinstance(count, int) for count in counts) else 0
+
+
+def _block_of(name: str) -> int:
+    """The layer that a tensor belongs to; −1: none."""
+    found = re.match(r"blk\.(\d+)\.", name)
+    return int(found[1]) if found else -1
+
+
 def _hf_name(name: str, norms: NormNames, path: Path) -> str:
     if name in _GGUF_NAMES:
         return _GGUF_NAMES[name]
+    if vector := re.fullmatch(r"blk\.(\d+)\.(ssm_a|ssm_dt\.bias)", name):
+        return f"model.layers.{vector[1]}.{gguf_delta.VECTOR_NAMES[vector[2]]}"
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     ours = match and (dict(zip(_GGUF_NORMS, norms, strict=True)).get(match[2]) or _GGUF_LAYER_NAMES.get(match[2]))
     if match is None or ours is None:
