@@ -43,6 +43,8 @@ from psyfast.scoring import chat_template_of, threads
 
 SHARES = {"linear": 0.9, "attention": 0.83, "head": 0.91}
 """Of the machine's peak, that the native operators reach on batches of thousands of tokens (docs/performance.md)."""
+DELTA_RULE_SHARE = {Lane.BF16: 0.15, Lane.FP32: 0.3}
+"""Likewise of the lane's peak, for the recurrence as it is counted: its chunks take half as much again, all in fp32."""
 DEVICE_SHARE = 0.5
 """Of a data sheet's rate. An assumption: psyfast has not been measured on any of these devices."""
 START_SECONDS = 3.5
@@ -191,19 +193,24 @@ def _requests(work: Work) -> Any:
 
 def _rate(config: ScoreConfig, operators: Operators, device: Device | None) -> tuple[float, Mapping[str, float]]:
     if device is not None:
-        return 1e3 * device.tflop_per_s(config.lane), dict.fromkeys(SHARES, DEVICE_SHARE)
+        return 1e3 * device.tflop_per_s(config.lane), dict.fromkeys((*SHARES, "delta_rule"), DEVICE_SHARE)
     peak = peak_of(operators)
     if peak is None:
         raise UsageError(
             "a forecast needs native operators on the CPU, whose peak can be measured; leave out --backend and --device, or name a "
             "device by --on"
         )
-    return peak, SHARES
+    return peak, SHARES | {"delta_rule": DELTA_RULE_SHARE[Lane(config.lane)]}
 
 
 def _engine_seconds(required: RequiredFlop, peak_gflop_per_s: float, shares: Mapping[str, float]) -> float:
     """What is spared is of linear and attention, nearly all of it linear."""
-    flop_of = {"linear": required.linear - required.spared, "attention": required.attention, "head": required.head}
+    flop_of = {
+        "linear": required.linear - required.spared,
+        "attention": required.attention,
+        "head": required.head,
+        "delta_rule": required.delta_rule,
+    }
     return sum(flop / shares[part] for part, flop in flop_of.items()) / peak_gflop_per_s / 1e9
 
 

@@ -2,7 +2,7 @@
 
     linear      2 · weights of the layers' matrices, for every token
     attention   4 · head size · query heads · pairs of a token and a position it sees, itself included, in every layer
-                6 · key size · value size · value heads for every token, in a layer that mixes by the delta rule
+    delta rule  6 · key size · value size · value heads for every token, in a layer that mixes by it
     head        2 · hidden · vocabulary, for every scored row
 
 Norms, rotary embedding, activations, softmax and the embedding count nothing. A token is one that the batch computes
@@ -97,11 +97,12 @@ class RequiredFlop:
     attention: int
     head: int
     spared: int
+    delta_rule: int = 0
 
     @property
     def total(self) -> int:
         """All that counts."""
-        return self.linear + self.attention + self.head
+        return self.linear + self.attention + self.head + self.delta_rule
 
     def __add__(self, other: RequiredFlop) -> RequiredFlop:
         return RequiredFlop(
@@ -109,6 +110,7 @@ class RequiredFlop:
             self.attention + other.attention,
             self.head + other.head,
             self.spared + other.spared,
+            self.delta_rule + other.delta_rule,
         )
 
 
@@ -131,10 +133,10 @@ def required_flop(batch: Batch, shape: ModelShape) -> RequiredFlop:
     num_delta = 0 if delta is None else delta.num_layers
     return RequiredFlop(
         linear=2 * (shape.layer_params * len(shape.windows) + shape.delta_params * num_delta) * num_tokens,
-        attention=a_pair * sum(pairs[window] for window in shape.windows)
-        + (0 if delta is None else delta.a_token * delta.num_layers * num_tokens),
+        attention=a_pair * sum(pairs[window] for window in shape.windows),
         head=2 * shape.hidden_size * shape.vocab_size * len(rows_N),
         spared=spared,
+        delta_rule=0 if delta is None else delta.a_token * num_delta * num_tokens,
     )
 
 

@@ -29,9 +29,10 @@ def forecast_table(found: Mapping[str, Any], machines: tuple[int, str] | None = 
         f"{counted['num_unique']:,} tokens ({shared:.2f} times fewer by sharing), {counted['num_entries']:,} rows of the head, "
         f"in {counted['num_windows']:,} window{'' if counted['num_windows'] == 1 else 's'}",
     )
-    parts = {part: required[part] for part in ("linear", "attention", "head")}
+    parts = {part: required[part] for part in ("linear", "attention", "delta_rule", "head")}
     total = sum(parts.values())
-    shares = ", ".join(f"{part} {flop / max(1, total):.0%}" for part, flop in parts.items())
+    there = _works_of(required)
+    shares = ", ".join(f"{name} {parts[part] / max(1, total):.0%}" for part, name in there.items())
     table.add_row("arithmetic", f"{_flop(total)}: {shares}")
     memory = found["memory"]
     of_parts = ", ".join(f"{part} {size / 1e9:.2f}" for part, size in memory.items())
@@ -54,10 +55,17 @@ def forecast_table(found: Mapping[str, Any], machines: tuple[int, str] | None = 
     return table
 
 
+def _works_of(required: Mapping[str, Any]) -> dict[str, str]:
+    """What the arithmetic consists of, by its name in print; the delta rule only where a model has some."""
+    works = {"linear": "linear", "attention": "attention", "delta_rule": "delta rule", "head": "head"}
+    return {part: name for part, name in works.items() if part != "delta_rule" or required[part]}
+
+
 def _basis(found: Mapping[str, Any]) -> str:
     rate, shares = f"{found['peak_gflop_per_s']:,.0f} GFLOP/s", found["shares"]
     if found["device"] == "this machine":
-        reached = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
+        there = _works_of(found["counted"]["required"])
+        reached = ", ".join(f"{name} {shares[part]:.0%}" for part, name in there.items())
         return f"peak measured here: {rate}; share of it that psyfast reaches: {reached}"
     share = next(iter(shares.values()))
     return f"data sheet: {rate}; {share:.0%} of it is an assumption: psyfast was not measured there"

@@ -1,10 +1,12 @@
 """Required floating-point operations: by hand for small batches, and against a count of everything one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from psyfast.plan.batch import Branch, Request, plan_batch
-from psyfast.plan.flops import NO_FLOP, ModelShape, RequiredFlop, causal_pairs, required_flop
+from psyfast.plan.flops import NO_FLOP, DeltaShape, ModelShape, RequiredFlop, causal_pairs, required_flop
 from tests.plan.random_requests import random_requests
 
 # q and o: 4·2·6 = 48 weights; k and v: 4·2·2 = 16; gate, up, down: 3·4·5 = 60.
@@ -63,6 +65,23 @@ def test_nothing_to_score_takes_nothing() -> None:
 def test_sums() -> None:
     assert RequiredFlop(1, 2, 3, 1) + RequiredFlop(10, 20, 30, 10) == RequiredFlop(11, 22, 33, 11)
     assert (NO_FLOP + RequiredFlop(1, 2, 3, 1)).total == 6
+    assert RequiredFlop(1, 2, 3, 1, 5) + RequiredFlop(0, 0, 0, 0, 2) == RequiredFlop(1, 2, 3, 1, 7)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_hybrid_counts_both_kinds_of_layer(is_last):
+    delta = DeltaShape(3, is_last, num_channels=22, num_value_heads=2, key_dim=4, value_dim=3)
+    hybrid = replace(SHAPE, gated=True, delta=delta)
+    batch = plan_batch([Request(np.arange(10), np.array([5, 9]))]).batch  # 9 tokens, 2 of them scored rows
+    found, plain = required_flop(batch, hybrid), required_flop(batch, SHAPE)
+    gate, mixer = 4 * 3 * 2, 4 * (22 + 2 * 2 + 2 * 2 * 3)
+    assert found.linear == plain.linear + 2 * 9 * (2 * gate + 3 * (mixer + 3 * 4 * 5))
+    assert found.delta_rule == 3 * 9 * 6 * 4 * 3 * 2
+    assert (found.attention, found.head) == (plain.attention, plain.head)
+    if is_last:
+        assert found.spared == 2 * 7 * 4 * (2 * 2 * 3 + 3 * 5)
+    else:
+        assert found.spared == plain.spared + 2 * 7 * gate
 
 
 @pytest.mark.parametrize("window", [None, 1, 40])
