@@ -7,6 +7,7 @@ from psyfast.ops.gpu.triton_kernels import TritonKernels
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import describe, resolve
 from tests.device_engines import HEADS, check_engine, check_real_transcript, engine_of, reference_scores, small_corpus
+from tests.family_cases import make_case
 from tests.test_bits import scores_of
 from tests.tiny import make_llama
 
@@ -15,6 +16,11 @@ TINY = {**HEADS, "num_hidden_layers": 2}
 
 def test_a_tiny_llama(tmp_path):
     check_engine(make_llama(tmp_path, **TINY), TritonKernels())
+
+
+def test_a_tiny_qwen3_5(tmp_path):
+    """Its attention and its gates by our kernels, the delta rule in torch."""
+    check_engine(make_case(tmp_path / "model", "qwen3.5, tied, delta rule last, wide filter"), TritonKernels())
 
 
 def test_a_real_transcript(shared_dir, tmp_path):
@@ -26,7 +32,9 @@ def test_by_name(tmp_path):
     """In the interpreter the backend runs on the CPU; elsewhere it asks for a CUDA device."""
     folder = make_llama(tmp_path, **{**TINY, "num_hidden_layers": 1})
     operators = resolve("triton", "cpu", Lane.FP32)
-    assert set(describe(operators)["operators"].values()) == {"triton"}
+    ours = describe(operators)["operators"]
+    assert {backend for name, backend in ours.items() if name != "delta_rule"} == {"triton"}
+    assert ours["delta_rule"] == "reference"
     assert describe(operators)["compiled_by"]["triton"].startswith("Triton 3.")
     got = scores_of(engine_of(folder, operators), small_corpus()[2:])
     assert abs(got[0] - reference_scores(folder, small_corpus()[2:])).max() < 1e-4
