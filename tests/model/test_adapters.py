@@ -14,6 +14,7 @@ from psyfast.model.load.model import load_model, open_model
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
+from tests.family_cases import make_case
 from tests.tiny import make_llama
 
 IDS = np.random.default_rng(4).integers(2, 400, 120)
@@ -70,6 +71,22 @@ def test_an_adapted_model_scores_as_peft_computes_it(tmp_path, name):
     assert (got - nlls(str(base))).abs().max() > 1e-2  # the adapter does something
     assert torch.equal(nlls(adapted, streamed=True), got)
     assert (nlls(adapted, backend="reference").double() + wanted).abs().max() < 1e-4
+
+
+QWEN_3_5_LORAS = {
+    "all projections": {"r": 4, "lora_alpha": 9, "target_modules": "all-linear"},
+    "the delta rule's": {"r": 3, "target_modules": ["in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"]},
+    "queries with the output's gate": {"r": 5, "target_modules": ["q_proj"]},
+}
+
+
+@pytest.mark.parametrize("name", QWEN_3_5_LORAS)
+def test_adapters_of_a_hybrid(tmp_path, name):
+    base = make_case(tmp_path / "base", "qwen3.5, odd heads, partial rotary")
+    wanted = make_adapter(base, tmp_path / "lora", **QWEN_3_5_LORAS[name])
+    got = nlls(f"{base} + {tmp_path / 'lora'}")
+    assert (got.double() + wanted).abs().max() < 2e-4  # a state amplifies the fp32 errors of both
+    assert (got - nlls(str(base))).abs().max() > 1e-2
 
 
 def test_over_a_base_in_four_bits(tmp_path):

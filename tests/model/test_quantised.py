@@ -14,6 +14,7 @@ from psyfast.model.load.model import load_model, open_model
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
+from tests.family_cases import make_case
 from tests.model.quantised_folders import awq_parts, gptq_parts, replace_matrices
 from tests.tiny import make_llama
 
@@ -154,6 +155,19 @@ def test_values_are_those_of_the_formula_and_score_as_they_would_unquantised(tmp
     some = torch.empty(5, SIZES["intermediate_size"], dtype=torch.bfloat16)
     files.read_into(DOWN, some, 9)
     assert torch.equal(some, wanted[DOWN][9:14].bfloat16())
+    save_file(wanted, plain / "model.safetensors", {"format": "pt"})
+    for lane in Lane:
+        assert torch.equal(nlls(folder, lane=lane), nlls(plain, lane=lane))
+    assert torch.equal(nlls(folder, streamed=True), nlls(plain))
+
+
+@pytest.mark.parametrize("name", ["fp8", "gptq in order of activation"])
+def test_a_hybrid_scores_as_it_would_unquantised(tmp_path, name):
+    """Rows of a head's queries and of its gate stand in turn, so that reads begin and end inside of blocks."""
+    case = "qwen3.5 with a vision tower" if name.startswith("gptq") else "qwen3.5, odd heads, partial rotary"
+    sizes = {"hidden_size": 128, "intermediate_size": 192} if name.startswith("gptq") else {}
+    plain, folder = (make_case(tmp_path / part, case, **sizes) for part in ("plain", "quantised"))
+    wanted = replace_matrices(folder, *FORMATS[name])
     save_file(wanted, plain / "model.safetensors", {"format": "pt"})
     for lane in Lane:
         assert torch.equal(nlls(folder, lane=lane), nlls(plain, lane=lane))

@@ -123,6 +123,10 @@ def _refuse_unknown_equations(config: Config, family: Family, where: str) -> Non
     activation = _activation(config, family)
     if activation not in ACTIVATIONS:
         raise ModelError(f"{where}: hidden_act '{activation}' is not supported; supported: {', '.join(ACTIVATIONS)}")
+    if family.delta and activation != "silu":
+        raise ModelError(f"{where}: hidden_act '{activation}' is not supported for {family.architecture}, only 'silu'")
+    if family.output_gate and config.get("attn_output_gate") is False:
+        raise ModelError(f"{where}: attn_output_gate = false is not supported for {family.architecture}; it has a gate")
     unused = {"sliding_window"} if config.get("use_sliding_window") is False else set()
     for key, neutral in NEUTRAL.items():
         if key not in family.honours | unused and config.get(key) not in (None, neutral):
