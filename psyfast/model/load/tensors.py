@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -286,10 +287,12 @@ _GGUF_NAMES = {
 
 
 def num_gguf_layers(metadata: Mapping[str, Any]) -> int:
-    """Layers of the decoder itself; those behind them predict tokens further on, for faster generation."""
+    """Layers of the decoder itself, or a number beyond all where the file has no others; those behind them predict tokens further on, for faster generation."""
     architecture = metadata.get("general.architecture")
     counts = [metadata.get(f"{architecture}.{key}", 0) for key in ("block_count", "nextn_predict_layers")]
-    return counts[0] - counts[1] if all(isinstance(count, int) for count in counts) else 0
+    if not all(isinstance(count, int) for count in counts) or not counts[1]:
+        return sys.maxsize
+    return int(counts[0] - counts[1])
 
 
 def _block_of(name: str) -> int:
