@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from measuring import commit, hardware
+from nf4_model import SHAPES, make_adapter, make_model
 
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.locate import locate
@@ -27,30 +28,16 @@ from psyfast.model.load.model import open_model
 from psyfast.ops.records import Lane, in_memory
 from psyfast.ops.registry import resolve
 
-HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 8192, 28_672, 64, 8, 128, 128_256
 LAYERS_OF_70B = 80
-BLOCK, NESTED_BLOCK = 64, 256
-SHAPES = {
-    "self_attn.q_proj": (HEADS * HEAD_DIM, HIDDEN),
-    "self_attn.k_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
-    "self_attn.v_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
-    "self_attn.o_proj": (HIDDEN, HEADS * HEAD_DIM),
-    "mlp.gate_proj": (FEED_FORWARD, HIDDEN),
-    "mlp.up_proj": (FEED_FORWARD, HIDDEN),
-    "mlp.down_proj": (HIDDEN, FEED_FORWARD),
-}
-# Quantiles of a normal distribution, to its largest (Dettmers et al. 2023, appendix E), rounded: any 16 levels cost the same.
-LEVELS = [-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0]
-LEVELS += [0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1]
 
 
 def main() -> None:
     args = parse()
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="psyfast-large-") as name:
         folder = Path(name)
-        make_model(folder / "model", args.layers)
+        make_model(folder / "model", args.layers, SHAPES["70b"])
         for adapter_idx in range(args.adapters):
-            make_adapter(folder / f"lora-{adapter_idx}", args.layers, args.rank)
+            make_adapter(folder / f"lora-{adapter_idx}", args.layers, args.rank, SHAPES["70b"])
         parts = time_parts(f"{folder / 'model'} + {folder / 'lora-0'}")
         manifest = score(folder, args)
     print(json.dumps(line(manifest, parts, args)), flush=True)
@@ -67,90 +54,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", help="where the model is made; default: the system's folder for temporary files")
     return parser.parse_args()
-
-
-def make_model(folder: Path, num_layers: int) -> None:
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    folder.mkdir()
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "num_hidden_layers": num_layers,
-        "hidden_size": HIDDEN,
-        "intermediate_size": FEED_FORWARD,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "vocab_size": VOCAB,
-        "max_position_embeddings": 1 << 17,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500_000.0,
-        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    shards = {}
-    for layer_idx in range(num_layers):
-        layer = f"model.layers.{layer_idx}."
-        tensors = {f"{layer}{norm}.weight": ones() for norm in ("input_layernorm", "post_attention_layernorm")}
-        for name, shape in SHAPES.items():
-            tensors |= nf4(f"{layer}{name}.weight", shape)
-        shards |= write(folder, f"layer-{layer_idx}", tensors, save_file)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        matrix = torch.empty(VOCAB, HIDDEN, dtype=torch.bfloat16).normal_(0, HIDDEN**-0.5)
-        shards |= write(folder, name.split(".")[0 if name.startswith("lm") else 1], {name: matrix}, save_file)
-    shards |= write(folder, "norm", {"model.norm.weight": ones()}, save_file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-
-
-def ones() -> torch.Tensor:
-    return torch.ones(HIDDEN, dtype=torch.bfloat16)
-
-
-def write(folder: Path, stem: str, tensors: dict[str, torch.Tensor], save_file: Any) -> dict[str, str]:
-    save_file(tensors, folder / f"model-{stem}.safetensors")
-    return dict.fromkeys(tensors, f"model-{stem}.safetensors")
-
-
-def nf4(name: str, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """A random matrix as bitsandbytes stores it, scales quantised once more."""
-    num_blocks = shape[0] * shape[1] // BLOCK
-    state = {
-        "quant_type": "nf4",
-        "blocksize": BLOCK,
-        "dtype": "bfloat16",
-        "shape": list(shape),
-        "nested_blocksize": NESTED_BLOCK,
-        "nested_dtype": "float32",
-        "nested_offset": 2.5 * shape[1] ** -0.5,
-    }
-    return {
-        name: torch.randint(0, 256, (shape[0] * shape[1] // 2, 1), dtype=torch.uint8),
-        f"{name}.absmax": torch.randint(0, 256, (num_blocks,), dtype=torch.uint8),
-        f"{name}.quant_map": torch.tensor(LEVELS, dtype=torch.float32),
-        f"{name}.nested_absmax": torch.rand(-(-num_blocks // NESTED_BLOCK)) * 0.5 * shape[1] ** -0.5,
-        f"{name}.nested_quant_map": torch.linspace(-1, 1, 256),
-        f"{name}.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
-    }
-
-
-def make_adapter(folder: Path, num_layers: int, rank: int) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank}))
-    tensors = {}
-    for layer_idx in range(num_layers):
-        for name, (rows, columns) in SHAPES.items():
-            module = f"base_model.model.model.layers.{layer_idx}.{name}"
-            tensors[f"{module}.lora_A.weight"] = torch.randn(rank, columns) * columns**-0.5
-            tensors[f"{module}.lora_B.weight"] = torch.randn(rows, rank) * 0.01
-    save_file(tensors, folder / "adapter_model.safetensors")
 
 
 def time_parts(name: str) -> dict[str, float]:
