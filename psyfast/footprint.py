@@ -44,16 +44,16 @@ def _on_device(traits: Traits, lane: Lane) -> ModelSizes:
     )
 
 
-def sizes_together(sizes: ModelSizes, traits: Traits, num_models: int, num_heads: int) -> ModelSizes:
+def sizes_together(sizes: ModelSizes, traits: Traits, num_models: int, num_heads: int, kept_bytes: int) -> ModelSizes:
     """The same for models that differ by adapters and are run in step: layers and residuals of each, and their LM heads.
 
-    The base's values of an MLP are kept, in fp32 at most, until all have read them.
+    kept_bytes: of the base's values that are kept until all have read them (psyfast.model.load.shared).
     """
     return replace(
         sizes,
         layer_bytes=num_models * sizes.layer_bytes,
         head_bytes=num_heads * sizes.head_bytes,
-        reading_bytes=num_models * sizes.reading_bytes + 12 * traits.hidden_size * traits.intermediate_size,
+        reading_bytes=num_models * sizes.reading_bytes + kept_bytes,
         slot_bytes=sizes.slot_bytes + (num_models - 1) * 4 * traits.hidden_size,
     )
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -27,6 +27,7 @@ from psyfast.engine import Engine, model_shape, run_together
 from psyfast.errors import DataError, RunInterruptedError, UsageError
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import LoadedModel, file_hashes, load_together, num_heads_of, open_model
+from psyfast.model.load.shared import kept_bytes
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import LinearNll, Operators
@@ -132,6 +133,7 @@ class ModelRun:
             window_slots=window_slots,
             num_together=len(together),
             num_heads=num_heads_of(together),
+            kept_bytes=self._kept_bytes(together),
         )
         log.info(
             "%s: weights %s, windows of %d tokens, planned to take %s of %s",
@@ -142,6 +144,12 @@ class ModelRun:
             in_gb(plan.limit_bytes),
         )
         return plan
+
+    def _kept_bytes(self, together: Sequence[Located]) -> int:
+        """Of the base's values that adapters share while they are loaded into this process's memory."""
+        if len(together) == 1 or self.operators.device.type == "cuda":
+            return 0
+        return kept_bytes(open_model(replace(self.located, adapter=None))[1])
 
     def _slots_of_longest(self, traits: Traits) -> int:
         """Page slots of the largest text of the transcript with the most characters."""

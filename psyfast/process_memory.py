@@ -34,12 +34,13 @@ def planned_memory(
     still_to_load: int = 0,
     num_together: int = 1,
     num_heads: int = 1,
+    kept_bytes: int = 0,
 ) -> MemoryPlan:
     """Plan one model's run as things stand in this process; UsageError where the limit cannot hold it.
 
     slots: of the longest transcript. window_slots: where they are given. still_to_load: bytes that the process will have
     taken by the time that weights are read. num_together: adapters over this base that are run in step; num_heads: different LM
-    heads that they have between them.
+    heads that they have between them; kept_bytes: of the base's values that are kept until all have read them.
     """
     value_bytes, where = files.dtype(EMBEDDING).itemsize, str(files.files[0].parent)
     return planned_memory_of(
@@ -51,6 +52,9 @@ def planned_memory(
         slots=slots,
         window_slots=window_slots,
         still_to_load=still_to_load,
+        num_together=num_together,
+        num_heads=num_heads,
+        kept_bytes=kept_bytes,
     )
 
 
@@ -66,6 +70,7 @@ def planned_memory_of(
     still_to_load: int = 0,
     num_together: int = 1,
     num_heads: int = 1,
+    kept_bytes: int = 0,
 ) -> MemoryPlan:
     """The same of a model whose files need not be there. value_bytes: of a weight as stored; where: what errors call it."""
     limit = config.memory_limit_bytes()
@@ -84,7 +89,7 @@ def planned_memory_of(
     )
     sizes = model_sizes(traits, operators, value_bytes)
     if num_together > 1:
-        sizes = sizes_together(sizes, traits, num_together, num_heads)
+        sizes = sizes_together(sizes, traits, num_together, num_heads, kept_bytes)
     return plan_memory(sizes, needs, config.weights, where)
 
 

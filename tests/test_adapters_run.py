@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 from psyfast.api import load_result, score, score_again
 from psyfast.cli import app
 from psyfast.model.load import model as loading
+from psyfast.model.load.locate import locate
 from psyfast.model.load.tensors import SafetensorsFiles
+from psyfast.ops.registry import resolve
+from psyfast.scoring import threads
 from tests.model.test_adapters import make_adapter
 from tests.tiny import make_llama
 
@@ -87,6 +90,29 @@ def test_a_run_that_lacks_parts_of_one_goes_on_without_the_others(folder, tmp_pa
     assert again.responses.sort_by(by).equals(whole.responses.sort_by(by))
 
 
+@pytest.mark.parametrize("num_threads", [1, 3, 8])
+def test_one_reading_by_however_many_threads(tmp_path, rows_read, num_threads):
+    base = make_llama(tmp_path / "base", num_hidden_layers=9, intermediate_size=1100)
+    files = SafetensorsFiles(base)
+    of_layers = {name: shape[0] for name, shape in files.shapes.items() if ".layers." in name and len(shape) == 2}
+    with threads(num_threads):
+        loading.load_together([locate(str(base))] * 3, resolve())
+    assert rows_read == of_layers
+
+
+def test_what_adapters_take_together_is_planned(folder, tmp_path):
+    settings = {"window_slots": 1024, "weights": "resident"}
+    names = names_of(folder)
+    one = score(names[0], folder / "data.jsonl", **settings).manifest["models"]["base+a"]["memory"]["bytes_of"]
+    together = score(names, folder / "data.jsonl", **settings).manifest["models"]["base+a"]["memory"]["bytes_of"]
+    assert together["layers"] == 3 * one["layers"]
+    assert together["head"] == 2 * one["head"]  # the base's, and that of the adapter that brings one
+    of_layers = [shape for name, shape in SafetensorsFiles(folder / "base").shapes.items() if ".layers." in name]
+    values = sum(shape[0] * shape[1] for shape in of_layers if len(shape) == 2)
+    assert together["reading"] == 3 * one["reading"] + 4 * 2 * values // 3  # two layers of three, in fp32
+    assert together["window"] > one["window"]
+
+
 def test_from_the_command_line_and_again_from_the_manifest(folder, tmp_path):
     command = ["score", str(folder / "data.jsonl"), "--model", str(folder / "base"), "-o", str(tmp_path / "run")]
     done = CliRunner().invoke(app, [*command, "--adapter", f"{folder / 'a'},none", "--adapter", str(folder / "b")])
@@ -125,8 +151,5 @@ def test_other_bases_stand_between(folder, tmp_path):
 
 
 def test_models_of_one_reading_have_one_base(folder):
-    from psyfast.model.load.locate import locate
-    from psyfast.ops.registry import resolve
-
     with pytest.raises(AssertionError):
         loading.load_together([locate(str(folder / "base")), locate("smollm2-135m-instruct")], resolve())

@@ -28,7 +28,7 @@ def test_the_bits_are_those_of_resident_weights(tmp_path, lane):
     operators = operators_over(PlainKernels(), lane, CPU)
     traits, files = open_model(located)
     assembler = Assembler(files, traits, lane, CPU, "file")
-    weights = load_pinned(assembler, assembler, traits.num_layers, operators)
+    (weights,) = load_pinned([assembler], [assembler], traits.num_layers, operators)
     resident = load_model(located, operators)
     for _ in range(2):  # the second batch begins with layer 0 after the last one
         got = scores_of(Engine(traits, weights, operators), corpus())

@@ -20,10 +20,10 @@ from psyfast.model.load.locate import Located
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.pinned import PinnedWeights, load_pinned
 from psyfast.model.load.quantised.files import QuantisedFiles
-from psyfast.model.load.shared import SharedFiles
+from psyfast.model.load.shared import LAYERS_AT_ONCE, SharedFiles
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
-from psyfast.model.load.weights import ResidentWeights, load_resident
+from psyfast.model.load.weights import ResidentWeights, load_resident, loading_threads
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import Operators
 
@@ -105,17 +105,15 @@ def load_together(
     assert all(one.path == base.path for one in located)
     traits, files = _open_base(base)
     if len(located) > 1:
-        files = SharedFiles(files, len(located))
+        at_once = LAYERS_AT_ONCE if streamed else loading_threads()
+        files = SharedFiles(files, len(located), at_once)
     try:
         adapted = [_adapted(files, one, traits) for one in located]
         assemblers = [Assembler(one, traits, operators.lane, operators.device, where) for one in adapted]
         weights: Sequence[ResidentWeights | StreamedWeights | PinnedWeights]
         if streamed and operators.device.type == "cuda":
             on_host = [Assembler(one, traits, operators.lane, torch.device("cpu"), where) for one in adapted]
-            weights = [
-                load_pinned(host, device, traits.num_layers, operators)
-                for host, device in zip(on_host, assemblers, strict=True)
-            ]
+            weights = load_pinned(on_host, assemblers, traits.num_layers, operators)
         elif streamed:
             weights = [
                 StreamedWeights(assembler, traits.num_layers, operators, read_ahead=read_ahead)

@@ -39,11 +39,25 @@ class PinnedWeights:
         self.layers.close()
 
 
-def load_pinned(on_host: Assembler, on_device: Assembler, num_layers: int, operators: Operators) -> PinnedWeights:
-    """Read every layer into host memory, prepared. on_host, on_device: of the same files. Raises ModelError."""
-    prepared = [operators.prepare_layer(on_host.layer(idx), num_threads=1) for idx in range(num_layers)]
-    layers = PinnedLayers(_with_ropes_on(operators.device, prepared), operators.device)
-    return PinnedWeights(on_device.embedding(), layers, on_device.head())
+def load_pinned(
+    on_host: Sequence[Assembler], on_device: Sequence[Assembler], num_layers: int, operators: Operators
+) -> list[PinnedWeights]:
+    """Read every layer into host memory, prepared, for each of some models that have a base in common.
+
+    on_host, on_device: of the same files. Raises ModelError.
+    """
+    prepared = [
+        [operators.prepare_layer(assembler.layer(idx), num_threads=1) for assembler in on_host]
+        for idx in range(num_layers)
+    ]
+    return [
+        PinnedWeights(
+            assembler.embedding(),
+            PinnedLayers(_with_ropes_on(operators.device, [layers[which] for layers in prepared]), operators.device),
+            assembler.head(),
+        )
+        for which, assembler in enumerate(on_device)
+    ]
 
 
 def _with_ropes_on(device: torch.device, layers: Sequence[PreparedLayer]) -> list[PreparedLayer]:

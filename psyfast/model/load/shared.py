@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from psyfast.model.load.tensors import TensorFiles, whole
 
-MAX_KEPT = 14
-"""Matrices: those of two layers, if one reader is a whole layer ahead of another."""
+LAYERS_AT_ONCE = 2
+"""Of streamed models: one reader may be a whole layer ahead of another."""
+_LAYER = re.compile(r"model\.layers\.\d+\.")
 
 
 @dataclass
@@ -30,12 +31,14 @@ class _Kept:
 class SharedFiles:
     """A base under the interface of its files, for so many readers in step, each in a thread of its own or all in one.
 
-    A layer's matrix is kept from its first row asked for until every reader has had all of them. Readers out of step
-    get the same values and cost another reading.
+    A layer's matrix is kept from its first row asked for until every reader has had all of them; matrices of
+    layers_at_once layers at most. Readers that are further apart get the same values and cost another reading.
     """
 
-    def __init__(self, base: TensorFiles, num_readers: int) -> None:
+    def __init__(self, base: TensorFiles, num_readers: int, layers_at_once: int = LAYERS_AT_ONCE) -> None:
         self._base, self._num_readers = base, num_readers
+        matrices = Counter(layer[0] for name, shape in base.shapes.items() if (layer := _layer_of(name, shape)))
+        self._max_kept = layers_at_once * max(matrices.values(), default=0)
         self.shapes: Mapping[str, tuple[int, ...]] = base.shapes
         self.files: tuple[Path, ...] = base.files
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -51,7 +54,7 @@ class SharedFiles:
 
     def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
         """Rows from first_row on."""
-        if not _of_a_layer(name, self.shapes[name]):
+        if _layer_of(name, self.shapes[name]) is None:
             self._base.read_into(name, out, first_row)
             return
         kept = self._kept_of(name)
@@ -69,7 +72,7 @@ class SharedFiles:
         with self._lock:
             if name not in self._kept:
                 self._kept[name] = _Kept()
-                if len(self._kept) > MAX_KEPT:
+                if len(self._kept) > self._max_kept:
                     self._kept.popitem(last=False)
             return self._kept[name]
 
@@ -82,5 +85,15 @@ class SharedFiles:
         return self._base.stored_as()
 
 
-def _of_a_layer(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and re.match(r"model\.layers\.\d+\.", name) is not None
+def kept_bytes(base: TensorFiles) -> int:
+    """Memory of the base's matrices that are kept while adapters over it are streamed, at most."""
+    by_layer: Counter[str] = Counter()
+    for name, shape in base.shapes.items():
+        if layer := _layer_of(name, shape):
+            by_layer[layer[0]] += shape[0] * shape[1] * base.dtype(name).itemsize
+    return sum(num_bytes for _, num_bytes in by_layer.most_common(LAYERS_AT_ONCE))
+
+
+def _layer_of(name: str, shape: tuple[int, ...]) -> re.Match[str] | None:
+    """The layer's part of a name; None where it is no matrix of a layer."""
+    return _LAYER.match(name) if len(shape) == 2 else None

@@ -16,6 +16,11 @@ MAX_THREADS = 8
 """Layers prepared at once: beyond that, threads wait for one another's Python."""
 
 
+def loading_threads() -> int:
+    """Threads that load resident weights, each a layer at a time."""
+    return min(MAX_THREADS, torch.get_num_threads())
+
+
 @dataclass(frozen=True)
 class ResidentWeights:
     """A model whose layers are all in memory, as their operators take them (an engine's WeightSource)."""
@@ -49,8 +54,7 @@ def load_resident(
 
     prepare_layer: of the operators that will run them. Matrices go straight from the file into their prepared form.
     """
-    num_threads = min(MAX_THREADS, torch.get_num_threads())
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(loading_threads()) as pool:
 
         def layers_of(idx: int) -> list[PreparedLayer]:
             return [prepare_layer(assembler.layer(idx), num_threads=1) for assembler in assemblers]
