@@ -21,7 +21,8 @@ from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
 from psyfast.rows import EntryScores
-from tests.family_cases import CASES, make_case, transformers_nlls
+from tests.family_cases import CASES
+from tests.family_models import make_case, transformers_nlls
 
 ids = np.random.default_rng(0).integers(2, 400, 200)
 for number, case in enumerate(name for name, (architecture, _) in CASES.items() if architecture == sys.argv[1]):
@@ -55,7 +56,7 @@ def test_the_page_adds_its_family(tmp_path, architecture):
     assert architecture not in {family.architecture for family in FAMILIES}
     shutil.copytree(ROOT / "psyfast", tmp_path / "psyfast", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests").mkdir()
-    for name in ("family_cases.py", "tiny.py"):
+    for name in ("family_cases.py", "family_models.py", "tiny.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
     files = set()
     for file, before, after in the_diff():

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from psyfast.catalogue import describe_model, families
 from psyfast.cli import app
 from psyfast.model.families import FAMILIES
-from tests.family_cases import make_case
+from tests.family_models import make_case
 
 
 def run(*words):

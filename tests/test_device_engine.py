@@ -9,7 +9,7 @@ from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import plan_batch
 from tests.device_engines import CASES, assert_as_reference, engine_of, engine_over
-from tests.family_cases import make_case
+from tests.family_models import make_case
 from tests.ops.plain_kernels import PlainKernels
 from tests.test_bits import corpus, scores_of
 from tests.tiny import make_llama

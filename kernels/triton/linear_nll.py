@@ -21,8 +21,6 @@ Sizes that change with the batch are not specialised: no batch waits for a compi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -30,44 +28,23 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from psyfast.kernels.triton.build import FUSION, Build, build_of
+from psyfast.kernels.triton.build import Build, build_of
 from psyfast.kernels.triton.elementary import tanh
+from psyfast.kernels.triton.head_tiles import (
+    BLOCK_V,
+    MERGED_ROWS,
+    gathered_options,
+    group,
+    head_tiles,
+    merged_options,
+    partials_options,
+)
 from psyfast.kernels.triton.launch import capability_of, num_programs, type_name
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 LOWEST = tl.constexpr(-1e38)  # below every m that occurs; finite, so that differences are
 NO_TOKEN = tl.constexpr(2147483647)
-
-BLOCK_V = 1024  # tokens a partial result: with the tile sizes, what defines the bits
-MERGED_ROWS = 4
-
-
-@dataclass(frozen=True)
-class HeadTiles:
-    """Sizes of the partials' tiles (rows, tokens, inner dimension) and of the gathered product's (rows, inner)."""
-
-    rows: int
-    tokens: int
-    inner: int
-    num_warps: int
-    num_stages: int
-    gathered_rows: int
-    descriptors: bool = False  # TMA, where strides allow it
-    halves: bool = False  # whether the products leave the accumulator in two parts
-
-
-def head_tiles(capability: int, dtype: torch.dtype) -> HeadTiles:
-    """What launch and ahead-of-time build are made with, for one generation and operand type."""
-    if dtype == torch.float32:  # FMA units: operands and sums all in registers
-        return HeadTiles(64, 64, 16, num_warps=4, num_stages=3, gathered_rows=16)
-    if capability >= 120:  # 99 KiB of shared memory
-        return HeadTiles(128, 128, 64, num_warps=8, num_stages=3, gathered_rows=64, descriptors=True)
-    if capability >= 100:
-        return HeadTiles(128, 256, 64, num_warps=8, num_stages=3, gathered_rows=64, descriptors=True, halves=True)
-    if capability >= 90:
-        return HeadTiles(128, 256, 64, num_warps=8, num_stages=4, gathered_rows=64, descriptors=True, halves=True)
-    return HeadTiles(128, 128, 64, num_warps=8, num_stages=4, gathered_rows=64)
 
 
 @triton.jit
@@ -322,7 +299,7 @@ def linear_nll(
         numbers = (float(scale), 1.0 if soft_cap is None else float(soft_cap))
         shared = {**traits, "EVEN_D": D % tiles.inner == 0}
         gathered_kernel[(triton.cdiv(N, tiles.gathered_rows), slots)](
-            y_ND, lm_head_VD, ids_NS, logits_NS, N, D, slots, *numbers, **shared, **_gathered_options(tiles)
+            y_ND, lm_head_VD, ids_NS, logits_NS, N, D, slots, *numbers, **shared, **gathered_options(tiles)
         )
         descriptors = tiles.descriptors and _described(y_ND) and _described(lm_head_VD)
         y, w = y_ND, lm_head_VD
@@ -333,44 +310,17 @@ def linear_nll(
         grid = min(items, num_programs(y_ND) if programs is None else programs)
         partials_kernel[(grid,)](
             y, w, ids_NS, logits_NS, reals, counts, N, V, D, slots, *numbers,
-            **shared, DESCRIPTORS=descriptors, GROUP=_group(tiles, D), **_partials_options(tiles),
+            **shared, DESCRIPTORS=descriptors, GROUP=group(tiles, D), **partials_options(tiles),
         )  # fmt: skip
         merged_kernel[(triton.cdiv(N, MERGED_ROWS),)](
             ids_NS, logits_NS, reals, counts, nll_NS, entropy_N, argmax_N, rank_N, N, blocks, slots,
-            **_merged_options(blocks, slots),
+            **merged_options(blocks, slots),
         )  # fmt: skip
     return nll_NS[:, 0].contiguous(), argmax_N, rank_N, entropy_N, nll_NS[:, 1:].contiguous()
 
 
 def _described(rows: Tensor) -> bool:
     return rows.data_ptr() % 16 == 0 and rows.stride(0) * rows.element_size() % 16 == 0
-
-
-def _group(tiles: HeadTiles, D: int) -> int:
-    """Tiles of rows that stay in L2 together: about 16 MiB of y (an H100 has 50 MiB of L2)."""
-    return 16 if tiles.rows * D * 2 * 16 <= 1 << 24 else 8
-
-
-def _gathered_options(tiles: HeadTiles) -> dict[str, Any]:
-    return {"ROWS": tiles.gathered_rows, "INNER": tiles.inner, "num_warps": 4, "num_stages": 3, **FUSION}
-
-
-def _partials_options(tiles: HeadTiles) -> dict[str, Any]:
-    return {
-        "ROWS": tiles.rows, "TOKENS": tiles.tokens, "INNER": tiles.inner, "BLOCK": BLOCK_V, "HALVES": tiles.halves,
-        "num_warps": tiles.num_warps, "num_stages": tiles.num_stages, **FUSION,
-    }  # fmt: skip
-
-
-def _merged_options(blocks: int, slots: int) -> dict[str, Any]:
-    return {
-        "ROWS": MERGED_ROWS,
-        "BLOCKS": triton.next_power_of_2(blocks),
-        "SLOTS": triton.next_power_of_2(slots),
-        "num_warps": 4,
-        "num_stages": 1,
-        **FUSION,
-    }
 
 
 _NUMBERS = {"N": "i32", "V": "i32", "D": "i32", "slots": "i32", "scale": "fp32", "soft_cap": "fp32"}
@@ -392,7 +342,7 @@ def builds(capability: int) -> Iterator[Build]:
                 gathered_kernel,
                 f"linear_nll/gathered/{name}{label}",
                 {"y": f"*{name}", "w": f"*{name}", "ids": "*i64", "logits": "*fp32", **_NUMBERS},
-                {**traits, **_gathered_options(tiles)},
+                {**traits, **gathered_options(tiles)},
             )
             y, w = f"*{name}", f"*{name}"
             if tiles.descriptors:
@@ -405,8 +355,8 @@ def builds(capability: int) -> Iterator[Build]:
                 {
                     **traits,
                     "DESCRIPTORS": tiles.descriptors,
-                    "GROUP": _group(tiles, _BUILT_HIDDEN),
-                    **_partials_options(tiles),
+                    "GROUP": group(tiles, _BUILT_HIDDEN),
+                    **partials_options(tiles),
                 },
             )
     pointers = {
@@ -421,5 +371,5 @@ def builds(capability: int) -> Iterator[Build]:
         merged_kernel,
         "linear_nll/merged",
         {**pointers, "argmax": "*i64", "rank": "*i64", "N": "i32", "blocks": "i32", "slots": "i32"},
-        _merged_options(triton.cdiv(_BUILT_VOCABULARY, BLOCK_V), _BUILT_SLOTS),
+        merged_options(triton.cdiv(_BUILT_VOCABULARY, BLOCK_V), _BUILT_SLOTS),
     )

@@ -7,7 +7,7 @@ from psyfast.ops.gpu.triton_kernels import TritonKernels
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import describe, resolve
 from tests.device_engines import HEADS, check_engine, check_real_transcript, engine_of, reference_scores, small_corpus
-from tests.family_cases import make_case
+from tests.family_models import make_case
 from tests.test_bits import scores_of
 from tests.tiny import make_llama
 

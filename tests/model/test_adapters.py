@@ -14,7 +14,7 @@ from psyfast.model.load.model import load_model, open_model
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
-from tests.family_cases import make_case
+from tests.family_models import make_case
 from tests.tiny import make_llama
 
 IDS = np.random.default_rng(4).integers(2, 400, 120)

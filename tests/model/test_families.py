@@ -19,7 +19,8 @@ from psyfast.plan.batch import Request, plan_batch
 from psyfast.rows import EntryScores
 from psyfast.scoring import score_run
 from psyfast.store.reading import responses_dataset
-from tests.family_cases import CASES, make_case, transformers_nlls
+from tests.family_cases import CASES
+from tests.family_models import make_case, transformers_nlls
 from tests.gguf_files import write_model
 from tests.test_bits import assert_same_bits, corpus, engine_of, scores_of
 from tests.tiny import TEXTS

@@ -12,7 +12,7 @@ from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.names import plain_name
 from psyfast.model.load.tensors import SafetensorsFiles
-from tests.family_cases import make_case
+from tests.family_models import make_case
 from tests.model.published import PUBLISHED, of_transformers
 
 LLAMA_3_SCALING = PUBLISHED["Llama-3.1-8B"]["rope_scaling"]

@@ -14,7 +14,7 @@ from psyfast.model.load.model import load_model, open_model
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
-from tests.family_cases import make_case
+from tests.family_models import make_case
 from tests.model.quantised_folders import awq_parts, gptq_parts, replace_matrices
 from tests.tiny import make_llama
 

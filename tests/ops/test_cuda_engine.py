@@ -6,7 +6,7 @@ from cuda_builds import emulated_module
 from psyfast.ops.gpu.cuda_kernels import CudaKernels
 from psyfast.ops.records import Lane
 from tests.device_engines import CASES, HEADS, assert_as_reference, check_engine, check_real_transcript, engine_over
-from tests.family_cases import make_case
+from tests.family_models import make_case
 from tests.test_bits import corpus, scores_of
 from tests.tiny import make_llama
 
