@@ -9,8 +9,9 @@ import torch
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.checks import check_tensors
-from psyfast.model.load.config import traits_from_config, traits_from_gguf
+from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.config_file import read_config
+from psyfast.model.load.gguf_config import traits_from_gguf
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits

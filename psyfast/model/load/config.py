@@ -1,20 +1,17 @@
-"""From a Hugging Face config.json or a GGUF file's metadata to Traits: the one place that reads their keys."""
+"""From a Hugging Face config.json to Traits: the one place that reads its keys. GGUF files: psyfast.model.load.gguf_config."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES, NEUTRAL, Family
-from psyfast.model.load import gguf_delta
+from psyfast.model.load.config_values import Config, flag_at, number_at, object_at, positive_at
 from psyfast.model.rope import RopeTraits, yarn_attention_scale
 from psyfast.model.traits import DeltaTraits, LayerKind, Traits
 from psyfast.ops.reference import ACTIVATIONS
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
-Config = Mapping[str, Any]
 
 
 def family_of(config: Config, where: str) -> Family:
@@ -37,50 +34,54 @@ def _supported() -> str:
 def traits_from_config(config: Config, where: str) -> Traits:
     """Traits of a supported Hugging Face config; ModelError names the key that is missing or cannot be honoured."""
     family = family_of(config, where)
-    return _traits(_of_text(config, family, where), family, where)
+    return traits_of_family(_of_text(config, family, where), family, where)
 
 
 def quantisation_of(config: Config, where: str) -> Config:
     """How the weights are quantised, as the config says it; empty where they are not."""
-    return _object(config, "quantization_config", where) or _object(
-        _object(config, "text_config", where), "quantization_config", where
+    return object_at(config, "quantization_config", where) or object_at(
+        object_at(config, "text_config", where), "quantization_config", where
     )
 
 
 def _of_text(config: Config, family: Family, where: str) -> Config:
     """The text body's keys, its family's defaults where they are silent; a vision model's stand in `text_config`."""
-    said = dict(_object(config, "text_config", where) or config)
+    said = dict(object_at(config, "text_config", where) or config)
     if config.get("tie_word_embeddings") is not None:  # of the whole model, where it is said there
         said["tie_word_embeddings"] = config["tie_word_embeddings"]
     return {**family.defaults, **said}
 
 
-def _traits(config: Config, family: Family, where: str) -> Traits:
+def traits_of_family(config: Config, family: Family, where: str) -> Traits:
+    """Traits of a text body's keys, its family's defaults among them. Raises ModelError."""
     _refuse_unknown_equations(config, family, where)
-    hidden_size, num_heads = _positive(config, "hidden_size", where), _positive(config, "num_attention_heads", where)
-    num_kv_heads = _positive(config, "num_key_value_heads", where, default=num_heads)
+    hidden_size, num_heads = (
+        positive_at(config, "hidden_size", where),
+        positive_at(config, "num_attention_heads", where),
+    )
+    num_kv_heads = positive_at(config, "num_key_value_heads", where, default=num_heads)
     if num_heads % num_kv_heads:
         raise ModelError(f"{where}: {num_heads} query heads cannot be shared by {num_kv_heads} key/value heads")
-    head_dim = _positive(config, "head_dim", where, default=hidden_size // num_heads)
+    head_dim = positive_at(config, "head_dim", where, default=hidden_size // num_heads)
     layers = _layers(config, family, where)
     kinds = tuple(dict.fromkeys(kind for _, kind in layers))
-    configured_bias = family.bias == "configured" and bool(config.get("attention_bias", False))
+    configured_bias = family.bias == "configured" and flag_at(config, "attention_bias", where)
     return Traits(
         family=family.architecture,
         num_layers=len(layers),
         hidden_size=hidden_size,
-        intermediate_size=_positive(config, "intermediate_size", where),
+        intermediate_size=positive_at(config, "intermediate_size", where),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        vocab_size=_positive(config, "vocab_size", where),
-        max_positions=_positive(config, "max_position_embeddings", where),
-        norm_eps=_number(config, "rms_norm_eps", where, default=1e-6),
+        vocab_size=positive_at(config, "vocab_size", where),
+        max_positions=positive_at(config, "max_position_embeddings", where),
+        norm_eps=number_at(config, "rms_norm_eps", where, default=1e-6),
         rope=_rope_of(config, family, FULL, where),
         kinds=kinds,
         kind_of_layer=tuple(kinds.index(kind) for _, kind in layers),
         stored_layers=tuple(stored for stored, _ in layers),
-        attention_scale=_number(config, "query_pre_attn_scalar", where, default=head_dim) ** -0.5,
+        attention_scale=number_at(config, "query_pre_attn_scalar", where, default=head_dim) ** -0.5,
         norms=family.norms,
         unit_offset=family.unit_offset,
         qk_norm=family.qk_norm,
@@ -93,7 +94,7 @@ def _traits(config: Config, family: Family, where: str) -> Traits:
         num_extra_rows=family.num_extra_rows,
         fused=family.fused,
         skipped_layers=_skipped(config, family, where),
-        tied_head=family.can_tie and bool(config.get("tie_word_embeddings", False)),
+        tied_head=family.can_tie and flag_at(config, "tie_word_embeddings", where),
         output_gate=family.output_gate,
         delta=_delta(config, where) if family.delta else None,
     )
@@ -101,7 +102,9 @@ def _traits(config: Config, family: Family, where: str) -> Traits:
 
 def _delta(config: Config, where: str) -> DeltaTraits:
     """Sizes of the layers that `layer_types` calls linear attention."""
-    num_key_heads, num_value_heads = (_positive(config, f"linear_num_{part}_heads", where) for part in ("key", "value"))
+    num_key_heads, num_value_heads = (
+        positive_at(config, f"linear_num_{part}_heads", where) for part in ("key", "value")
+    )
     if num_value_heads % num_key_heads:
         raise ModelError(
             f"{where}: {num_value_heads} value heads of linear attention cannot be shared by {num_key_heads} key heads"
@@ -109,9 +112,9 @@ def _delta(config: Config, where: str) -> DeltaTraits:
     return DeltaTraits(
         num_key_heads=num_key_heads,
         num_value_heads=num_value_heads,
-        key_dim=_positive(config, "linear_key_head_dim", where),
-        value_dim=_positive(config, "linear_value_head_dim", where),
-        conv_width=_positive(config, "linear_conv_kernel_dim", where),
+        key_dim=positive_at(config, "linear_key_head_dim", where),
+        value_dim=positive_at(config, "linear_value_head_dim", where),
+        conv_width=positive_at(config, "linear_conv_kernel_dim", where),
     )
 
 
@@ -125,7 +128,7 @@ def _refuse_unknown_equations(config: Config, family: Family, where: str) -> Non
         raise ModelError(f"{where}: hidden_act '{activation}' is not supported; supported: {', '.join(ACTIVATIONS)}")
     if family.delta and activation != "silu":
         raise ModelError(f"{where}: hidden_act '{activation}' is not supported for {family.architecture}, only 'silu'")
-    if family.output_gate and config.get("attn_output_gate") is False:
+    if family.output_gate and not flag_at(config, "attn_output_gate", where, default=True):
         raise ModelError(f"{where}: attn_output_gate = false is not supported for {family.architecture}; it has a gate")
     unused = {"sliding_window"} if config.get("use_sliding_window") is False else set()
     for key, neutral in NEUTRAL.items():
@@ -134,42 +137,16 @@ def _refuse_unknown_equations(config: Config, family: Family, where: str) -> Non
             raise ModelError(f"{where}: {key} = {value} is not supported for {family.architecture}")
 
 
-def _object(config: Config, key: str, where: str) -> Config:
-    """What stands under a key; an empty object where nothing does."""
-    value = config.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise ModelError(f"{where}: '{key}' is {value!r}, expected an object; download config.json again")
-    return value
-
-
-def _positive(config: Config, key: str, where: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{where}: '{key}' is {value!r}, expected a positive integer")
-    return value
-
-
-def _number(config: Config, key: str, where: str, default: float | None = None) -> float:
-    value = config.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ModelError(f"{where}: '{key}' is {value!r}, expected a positive number")
-    return float(value)
-
-
 def _soft_cap(config: Config, key: str, where: str) -> float | None:
-    return None if config.get(key) is None else _number(config, key, where)
+    return None if config.get(key) is None else number_at(config, key, where)
 
 
 def _layers(config: Config, family: Family, where: str) -> list[tuple[int, LayerKind]]:
     """Each layer that is run: its number in the files, and its kind."""
-    num_layers = _positive(config, "num_hidden_layers", where)
+    num_layers = positive_at(config, "num_hidden_layers", where)
     turned = _turned(config, family, num_layers, where)
     types = _layer_types(config, family, turned, where)
-    window = _positive(config, "sliding_window", where) if SLIDING in types else None
+    window = positive_at(config, "sliding_window", where) if SLIDING in types else None
     ropes = {kind: _rope_of(config, family, kind, where) for kind in sorted(set(types))}
     skipped = _skipped(config, family, where)
     kinds = [
@@ -187,7 +164,7 @@ def _turned(config: Config, family: Family, num_layers: int, where: str) -> list
         return [True] * num_layers
     given = config.get("no_rope_layers")
     if given is None:
-        interval = _positive(config, "no_rope_layer_interval", where)
+        interval = positive_at(config, "no_rope_layer_interval", where)
         return [(idx + 1) % interval != 0 for idx in range(num_layers)]
     if not isinstance(given, Sequence) or len(given) < num_layers or any(flag not in (0, 1) for flag in given):
         raise ModelError(f"{where}: 'no_rope_layers' is {given!r}, expected 0 or 1 for each of {num_layers} layers")
@@ -214,7 +191,7 @@ def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: 
             )
         derived = [idx >= full for idx in range(num_layers)]
     elif family.windows == "but_every_nth":
-        nth = _positive(config, "sliding_window_pattern", where, default=family.nth)
+        nth = positive_at(config, "sliding_window_pattern", where, default=family.nth)
         derived = [(idx + 1) % nth != 0 for idx in range(num_layers)]
     else:
         derived = [not has_rope for has_rope in turned]
@@ -232,7 +209,7 @@ def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: 
 def _delta_types(config: Config, family: Family, num_layers: int, where: str) -> list[str]:
     given = config.get("layer_types")
     if given is None:
-        nth = _positive(config, "full_attention_interval", where, default=family.nth)
+        nth = positive_at(config, "full_attention_interval", where, default=family.nth)
         return [LINEAR if (idx + 1) % nth else FULL for idx in range(num_layers)]
     if not isinstance(given, Sequence) or len(given) != num_layers or any(t not in (FULL, LINEAR) for t in given):
         raise ModelError(f"{where}: 'layer_types' is {given!r}, expected {num_layers} of '{FULL}' and '{LINEAR}'")
@@ -243,7 +220,7 @@ def _skipped(config: Config, family: Family, where: str) -> tuple[int, ...]:
     """Numbers of the layers that text does not run through."""
     if family.skips is None:
         return ()
-    key, num_layers = family.skips, _positive(config, "num_hidden_layers", where)
+    key, num_layers = family.skips, positive_at(config, "num_hidden_layers", where)
     given = config.get(key)
     if not isinstance(given, Sequence) or not all(type(idx) is int and 0 <= idx < num_layers for idx in given):
         raise ModelError(f"{where}: '{key}' is {given!r}, expected numbers of layers from 0 to {num_layers - 1}")
@@ -257,7 +234,7 @@ def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> Rop
 
     Where types have their own, rope_scaling is of full attention alone, and rope_parameters has a dictionary for each.
     """
-    given = _object(config, "rope_parameters", where) or _object(config, "rope_scaling", where)
+    given = object_at(config, "rope_parameters", where) or object_at(config, "rope_scaling", where)
     base = config.get("rope_theta") or family.defaults.get("rope_theta", 10_000.0)
     if family.rope_a_type:
         if layer_type == SLIDING:
@@ -265,16 +242,18 @@ def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> Rop
         if not {FULL, SLIDING} & given.keys():
             given = {FULL: given}
     if {FULL, SLIDING} & given.keys():
-        given = _object(given, layer_type, where)
+        given = object_at(given, layer_type, where)
     return _rope(config, {"rope_theta": base, **given}, where)
 
 
 def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    base = _number(scaling, "rope_theta", where)
+    base = number_at(scaling, "rope_theta", where)
     if base <= 1:
         raise ModelError(f"{where}: 'rope_theta' is {base:g}, expected a number above 1")
-    share = _number({**config, **scaling}, "partial_rotary_factor", where, default=1.0)
+    share = number_at({**config, **scaling}, "partial_rotary_factor", where, default=1.0)
+    if share > 1:
+        raise ModelError(f"{where}: 'partial_rotary_factor' is {share:g}, expected a share of a head, at most 1")
     if kind in ("default", "mrope"):  # several axes, which for text alone stand at the same place
         return RopeTraits(base=base, rotated_share=share)
     positions = {"original_max_position_embeddings": config.get("max_position_embeddings"), **scaling}
@@ -284,7 +263,7 @@ def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
     def number(key: str) -> float:
         if scaling.get(key) is None:
             raise ModelError(f"{where}: rope scaling '{kind}' lacks its key '{key}'")
-        return _number(scaling, key, where)
+        return number_at(scaling, key, where)
 
     if kind == "linear":
         return RopeTraits(base=base, kind="linear", factor=number("factor"), rotated_share=share)
@@ -297,25 +276,25 @@ def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
             factor=number("factor"),
             low_freq_factor=number("low_freq_factor"),
             high_freq_factor=number("high_freq_factor"),
-            original_max_positions=_positive(positions, "original_max_position_embeddings", where),
+            original_max_positions=positive_at(positions, "original_max_position_embeddings", where),
             rotated_share=share,
         )
     if kind == "yarn":
         factor = number("factor")
         mscale, mscale_all_dim = (
-            _number(scaling, key, where) if scaling.get(key) else None for key in ("mscale", "mscale_all_dim")
+            number_at(scaling, key, where) if scaling.get(key) else None for key in ("mscale", "mscale_all_dim")
         )
         scale = yarn_attention_scale(factor, mscale, mscale_all_dim)
         return RopeTraits(
             base=base,
             kind="yarn",
             factor=factor,
-            original_max_positions=_positive(positions, "original_max_position_embeddings", where),
+            original_max_positions=positive_at(positions, "original_max_position_embeddings", where),
             rotated_share=share,
-            beta_fast=_number(scaling, "beta_fast", where, default=32.0),
-            beta_slow=_number(scaling, "beta_slow", where, default=1.0),
+            beta_fast=number_at(scaling, "beta_fast", where, default=32.0),
+            beta_slow=number_at(scaling, "beta_slow", where, default=1.0),
             truncate=bool(scaling.get("truncate", True)),
-            attention_scale=_number(scaling, "attention_factor", where, default=scale),
+            attention_scale=number_at(scaling, "attention_factor", where, default=scale),
         )
     raise ModelError(f"{where}: rope scaling '{kind}' is not supported{_why(kind)}; supported: {', '.join(ROPE_KINDS)}")
 
@@ -328,75 +307,3 @@ def _why(kind: str) -> str:
     if kind in ("dynamic", "longrope", "su"):
         return " (its frequencies depend on how long the whole text is, so a token's score would on what follows it)"
     return ""
-
-
-def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], where: str) -> Traits:
-    """Traits from a GGUF file's metadata (plain values by key) and its tensors' shapes by their Hugging Face names."""
-    architecture = metadata.get("general.architecture")
-    family = next((family for family in FAMILIES if family.gguf_architecture == architecture), None)
-    if family is None:
-        known = ", ".join(family.gguf_architecture for family in FAMILIES if family.gguf_architecture)
-        raise ModelError(f"{where}: GGUF architecture '{architecture}' is not supported; supported: {known}")
-    config = {
-        **family.defaults,
-        "architectures": [family.architecture],
-        "tie_word_embeddings": "lm_head.weight" not in tensors,
-        "vocab_size": tensors.get("model.embed_tokens.weight", (0, 0))[0],
-        "attention_bias": "model.layers.0.self_attn.q_proj.bias" in tensors,
-    }
-    for theirs, ours in (_GGUF_KEYS | (gguf_delta.KEYS if family.delta else {})).items():
-        if (value := metadata.get(f"{architecture}.{theirs}")) is not None:
-            config[ours] = value
-    if family.delta:
-        config |= _gguf_delta_sizes(metadata, str(architecture), config, where)
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling == "linear":
-        factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
-        config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
-    elif scaling != "none":
-        raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
-    if "query_pre_attn_scalar" in family.honours:
-        config["query_pre_attn_scalar"] = _gguf_query_scalar(config, str(architecture), where)
-    return replace(_traits(config, family, where), unit_offset=False)  # llama.cpp stores such norms with the 1 added
-
-
-def _gguf_delta_sizes(metadata: Config, architecture: str, config: Config, where: str) -> Config:
-    """What a GGUF file says in other numbers than a config.json."""
-    inner_size = _positive(metadata, f"{architecture}.ssm.inner_size", where)
-    num_value_heads = _positive(config, "linear_num_value_heads", where)
-    num_rotated = _positive(metadata, f"{architecture}.rope.dimension_count", where)
-    num_ahead = metadata.get(f"{architecture}.nextn_predict_layers", 0)
-    return {
-        "num_hidden_layers": _positive(config, "num_hidden_layers", where)
-        - (num_ahead if type(num_ahead) is int else 0),
-        "linear_value_head_dim": inner_size // num_value_heads,
-        "partial_rotary_factor": num_rotated / _positive(config, "head_dim", where),
-    }
-
-
-_WIDER_SCALARS = {("gemma2", 46), ("gemma3", 62)}
-"""Architecture and number of layers of the two Gemmas whose scores are scaled by the residual's share of a head."""
-
-
-def _gguf_query_scalar(config: Config, architecture: str, where: str) -> int:
-    """What a GGUF file does not say and llama.cpp knows of each Gemma: whose square root the scores are divided by."""
-    if (architecture, config["num_hidden_layers"]) in _WIDER_SCALARS:
-        return _positive(config, "hidden_size", where) // _positive(config, "num_attention_heads", where)
-    return _positive(config, "head_dim", where)
-
-
-_GGUF_KEYS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-    "rope.freq_base": "rope_theta",
-    "rope.freq_base_swa": "rope_local_base_freq",
-}

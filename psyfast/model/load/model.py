@@ -14,8 +14,9 @@ import torch
 from psyfast.errors import ModelError
 from psyfast.model.load.adapter import AdaptedFiles, brings_a_head, read_adapter
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.config import quantisation_of, traits_from_config, traits_from_gguf
+from psyfast.model.load.config import quantisation_of, traits_from_config
 from psyfast.model.load.config_file import read_config
+from psyfast.model.load.gguf_config import traits_from_gguf
 from psyfast.model.load.locate import Located
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.pinned import PinnedWeights, load_pinned

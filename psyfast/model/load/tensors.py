@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
 from psyfast.model.load import gguf_delta
+from psyfast.model.load.gguf_config import decoder_layers
 from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
 from psyfast.model.load.quantised.tensor import RawTensor
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
@@ -184,11 +184,11 @@ class GgufFile:
         self._delta = gguf_delta.TiledHeads.of(self.metadata, str(architecture)) if family.delta else None
         if family.delta:  # what stands between attention and MLP is called by its place there
             norms = norms._replace(attn_out=norms.mlp_in, mlp_in=None)
-        num_layers = num_gguf_layers(self.metadata)
+        num_layers = decoder_layers(self.metadata, str(path))
         self._tensors = {
             _hf_name(tensor.name, norms, path): tensor
             for tensor in header.tensors
-            if _block_of(tensor.name) < num_layers
+            if num_layers is None or _block_of(tensor.name) < num_layers
         }
         self.shapes = {
             name: (tensor.shape[0], 1, *tensor.shape[1:]) if name.endswith("conv1d.weight") else tensor.shape
@@ -284,15 +284,6 @@ _GGUF_NAMES = {
     "output.weight": "lm_head.weight",
     "rope_freqs.weight": "rope_freqs.weight",
 }
-
-
-def num_gguf_layers(metadata: Mapping[str, Any]) -> int:
-    """Layers of the decoder itself, or a number beyond all where the file has no others; those behind them predict tokens further on, for faster generation."""
-    architecture = metadata.get("general.architecture")
-    counts = [metadata.get(f"{architecture}.{key}", 0) for key in ("block_count", "nextn_predict_layers")]
-    if not all(isinstance(count, int) for count in counts) or not counts[1]:
-        return sys.maxsize
-    return int(counts[0] - counts[1])
 
 
 def _block_of(name: str) -> int:

@@ -1,0 +1,104 @@
+"""From a GGUF file's metadata to Traits: its keys under the names of a config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from psyfast.errors import ModelError
+from psyfast.model.families import FAMILIES
+from psyfast.model.load import gguf_delta
+from psyfast.model.load.config import traits_of_family
+from psyfast.model.load.config_values import Config, positive_at
+from psyfast.model.traits import Traits
+
+_KEYS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}
+
+
+def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], where: str) -> Traits:
+    """Traits from a GGUF file's metadata (plain values by key) and its tensors' shapes by their Hugging Face names."""
+    architecture = metadata.get("general.architecture")
+    family = next((family for family in FAMILIES if family.gguf_architecture == architecture), None)
+    if family is None:
+        known = ", ".join(family.gguf_architecture for family in FAMILIES if family.gguf_architecture)
+        raise ModelError(f"{where}: GGUF architecture '{architecture}' is not supported; supported: {known}")
+    config = {
+        **family.defaults,
+        "architectures": [family.architecture],
+        "tie_word_embeddings": "lm_head.weight" not in tensors,
+        "vocab_size": tensors.get("model.embed_tokens.weight", (0, 0))[0],
+        "attention_bias": "model.layers.0.self_attn.q_proj.bias" in tensors,
+    }
+    for theirs, ours in (_KEYS | (gguf_delta.KEYS if family.delta else {})).items():
+        if (value := metadata.get(f"{architecture}.{theirs}")) is not None:
+            config[ours] = value
+    if (num_layers := decoder_layers(metadata, where)) is not None:
+        config["num_hidden_layers"] = num_layers
+    if family.delta:
+        config |= _delta_sizes(metadata, str(architecture), config, where)
+    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling == "linear":
+        factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
+        config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
+    elif scaling != "none":
+        raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
+    if "query_pre_attn_scalar" in family.honours:
+        config["query_pre_attn_scalar"] = _query_scalar(config, str(architecture), where)
+    return replace(
+        traits_of_family(config, family, where), unit_offset=False
+    )  # llama.cpp stores such norms with the 1 added
+
+
+def _delta_sizes(metadata: Config, architecture: str, config: Config, where: str) -> Config:
+    """What a GGUF file says in other numbers than a config.json."""
+    inner_size = positive_at(metadata, f"{architecture}.ssm.inner_size", where)
+    num_value_heads = positive_at(config, "linear_num_value_heads", where)
+    if inner_size % num_value_heads:
+        raise ModelError(
+            f"{where}: 'ssm.inner_size' is {inner_size}, expected a multiple of {num_value_heads} value heads"
+        )
+    num_rotated = positive_at(metadata, f"{architecture}.rope.dimension_count", where)
+    return {
+        "linear_value_head_dim": inner_size // num_value_heads,
+        "partial_rotary_factor": num_rotated / positive_at(config, "head_dim", where),
+    }
+
+
+_WIDER_SCALARS = {("gemma2", 46), ("gemma3", 62)}
+"""Architecture and number of layers of the two Gemmas whose scores are scaled by the residual's share of a head."""
+
+
+def _query_scalar(config: Config, architecture: str, where: str) -> int:
+    """What a GGUF file does not say and llama.cpp knows of each Gemma: whose square root the scores are divided by."""
+    if (architecture, config["num_hidden_layers"]) in _WIDER_SCALARS:
+        return positive_at(config, "hidden_size", where) // positive_at(config, "num_attention_heads", where)
+    return positive_at(config, "head_dim", where)
+
+
+def decoder_layers(metadata: Config, where: str) -> int | None:
+    """Layers of the decoder itself, where others stand behind it that predict tokens further on, for faster generation.
+
+    None: there are no others. Raises ModelError.
+    """
+    architecture = metadata.get("general.architecture")
+    count, ahead = f"{architecture}.block_count", f"{architecture}.nextn_predict_layers"
+    if metadata.get(ahead) in (None, 0):
+        return None
+    num_layers = positive_at(metadata, count, where) - positive_at(metadata, ahead, where)
+    if num_layers < 1:
+        raise ModelError(f"{where}: '{ahead}' is {metadata[ahead]} of {metadata[count]} layers, expected fewer")
+    return num_layers
