@@ -10,7 +10,7 @@ namespace py = pybind11;
 namespace psyfast {
 
 void export_delta_rule(py::module_& m) {
-  m.attr("DELTA_CHUNK") = kDeltaChunk;
+  m.attr("MAX_CONV_WIDTH") = kMaxConvWidth;
   m.def(
       "delta_rule",
       [](uintptr_t x, int64_t num_tokens, int64_t hidden, uintptr_t norm, double eps, uintptr_t panels,

@@ -39,9 +39,6 @@ struct DeltaRuleArgs {
   void* o;                    // [num_tokens, num_value_heads * value_dim], fp32 or bf16 as the lane
 };
 
-// The widest filter that is taken.
-constexpr int64_t kMaxConvWidth = 64;
-
 // A row's bits depend on its path, the weights and the level alone: not on what else there is, where the path
 // forks, or num_threads. Throws std::invalid_argument for sizes, segments and pointers that do not fit.
 void delta_rule(const DeltaRuleArgs& args, Isa isa, int num_threads);

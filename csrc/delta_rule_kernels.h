@@ -11,6 +11,8 @@ namespace psyfast {
 
 // Positions between the borders at which states stand. Part of what defines a result's bits.
 constexpr int64_t kDeltaChunk = 64;
+// The widest filter that is taken.
+constexpr int64_t kMaxConvWidth = 64;
 // Under the root of a key's or a query's sum of squares: as the models were trained.
 constexpr double kUnitEps = 1e-6;
 
@@ -79,7 +81,7 @@ struct DeltaScratch {
   float* key_products;    // [64, 64]: K Kᵀ
   float* query_products;  // [64, 64]: Q Kᵀ
   float* values;          // [64, v_panels · 64]
-  float* weights;         // [3, 64]
+  float* weights;         // [2, 64]
   float* decayed_keys;    // [E, 64 + kRowPadding]
 };
 

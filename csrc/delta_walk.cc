@@ -22,7 +22,7 @@ int64_t product_rows(const DeltaHead& head) { return std::max(head.key_dim, kDel
 int64_t scratch_numbers(const DeltaHead& head) {
   return kDeltaChunk *
              (head.columns + 2 * row_stride(head) + 2 * kDeltaChunk + head.v_panels * kPanelColumns) +
-         product_rows(head) * kPanelColumns + 3 * kDeltaChunk + head.key_dim * (kDeltaChunk + kRowPadding);
+         product_rows(head) * kPanelColumns + 2 * kDeltaChunk + head.key_dim * (kDeltaChunk + kRowPadding);
 }
 
 DeltaScratch scratch_in(float* memory, const DeltaHead& head) {
@@ -40,7 +40,7 @@ DeltaScratch scratch_in(float* memory, const DeltaHead& head) {
   scratch.key_products = next(kDeltaChunk * kDeltaChunk);
   scratch.query_products = next(kDeltaChunk * kDeltaChunk);
   scratch.values = next(kDeltaChunk * head.v_panels * kPanelColumns);
-  scratch.weights = next(3 * kDeltaChunk);
+  scratch.weights = next(2 * kDeltaChunk);
   scratch.decayed_keys = next(head.key_dim * (kDeltaChunk + kRowPadding));
   return scratch;
 }

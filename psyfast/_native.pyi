@@ -78,7 +78,7 @@ def pack_columns(
     num_threads: int,
 ) -> None: ...
 
-DELTA_CHUNK: int
+MAX_CONV_WIDTH: int
 
 def delta_rule(
     *,

@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from psyfast.checked_transcripts import CheckedTranscripts
 from psyfast.config import ScoreConfig
 from psyfast.data.conditions.chat_template import ChatTemplate
 from psyfast.data.conditions.renderer import Renderer
@@ -24,7 +25,7 @@ from psyfast.data.records import Transcript
 from psyfast.data.tokenizer import Tokenizer
 from psyfast.data.transcripts import TranscriptReader
 from psyfast.engine import Engine, model_shape, run_together
-from psyfast.errors import DataError, RunInterruptedError, UsageError
+from psyfast.errors import RunInterruptedError, UsageError
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import LoadedModel, file_hashes, load_together, num_heads_of, open_model
 from psyfast.model.load.shared import kept_bytes
@@ -41,7 +42,8 @@ from psyfast.plan.windows import Window, windows
 from psyfast.preparation import Work, prepared
 from psyfast.process_memory import planned_memory
 from psyfast.report.progress import Meter, OnProgress, WindowSize
-from psyfast.rows import DIGEST_BYTES, EntryScores, transcript_digest
+from psyfast.rows import EntryScores
+from psyfast.stopwatch import Stopwatch
 from psyfast.store.manifest import require_same_model
 from psyfast.store.run_folder import PartRecord, RunFolder
 from psyfast.store.schema import responses_schema
@@ -198,9 +200,9 @@ class ModelRun:
         """What is still to be scored."""
         return missing_ranges(self.finished())
 
-    def checked_transcripts(self) -> _Checked:
+    def checked_transcripts(self) -> CheckedTranscripts:
         """The run's transcripts from the first on."""
-        return _Checked(iter(self.reader), self._digests)
+        return CheckedTranscripts(iter(self.reader), self._digests)
 
     def meter(self, on_progress: OnProgress | None) -> Meter:
         """What measures how far this model is."""
@@ -225,7 +227,7 @@ class ModelRun:
         """Score consecutive transcripts under some conditions; yields the records of every window's parts, once they are
         written. in_step: other models of the same base that are scored with this one, with their numbers of parts.
         """
-        stopwatch = _Stopwatch()
+        stopwatch = Stopwatch()
         limits = Limits(self.config.context_limit, self.model.traits.max_positions)
         renderer, num_workers = self._renderer.only(missing.conditions), self.config.num_workers
         works = self._timed(prepared(transcripts, renderer, self.tokenizer, limits, num_workers=num_workers), stopwatch)
@@ -262,7 +264,7 @@ class ModelRun:
             records.append(record)
         return tuple(records)
 
-    def _timed(self, works: Iterator[Work], stopwatch: _Stopwatch) -> Iterator[Work]:
+    def _timed(self, works: Iterator[Work], stopwatch: Stopwatch) -> Iterator[Work]:
         for work in works:
             stopwatch.lap("read_encode")
             yield work
@@ -272,7 +274,7 @@ class ModelRun:
         self,
         window: Window[Work],
         num_conditions: int,
-        stopwatch: _Stopwatch,
+        stopwatch: Stopwatch,
         meter: Meter,
         in_step: Sequence[ModelRun],
     ) -> tuple[list[list[list[Row]]], list[Cost]]:
@@ -371,51 +373,3 @@ def score_together(
         pending = islice(transcripts, None if todo.stop is None else todo.stop - todo.start)
         for _ in lead.score_range(todo, pending, numbers[0], meter, in_step):
             lead.stop_if_asked(should_stop)
-
-
-class _Checked(Iterator[Transcript]):
-    """Transcripts with their count, each held against the digest that the first pass over the data took of it."""
-
-    def __init__(self, transcripts: Iterator[Transcript], digests: bytes) -> None:
-        self._transcripts, self._digests = transcripts, digests
-        self._position = 0
-
-    def __next__(self) -> Transcript:
-        start = self._position * DIGEST_BYTES
-        expected = self._digests[start : start + DIGEST_BYTES]
-        transcript = next(self._transcripts, None)
-        if transcript is None and not expected:
-            raise StopIteration
-        if transcript is None or transcript_digest(transcript) != expected:
-            where = "its end" if transcript is None else f"{transcript.source_file}, row {transcript.source_row}"
-            raise DataError(
-                f"{where}: the data changed while the run went on; bring back what it began with and --resume, or start anew"
-            )
-        self._position += 1
-        return transcript
-
-    def skip_to(self, position: int) -> int:
-        """Pass over transcripts up to a position; returns their characters."""
-        return sum(len(transcript.text) for transcript in islice(self, position - self._position))
-
-
-class _Stopwatch:
-    """Seconds by stage, each from the lap before."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def take(self) -> dict[str, float]:
-        """The seconds so far; the sums begin anew."""
-        taken, self._seconds = self._seconds, {}
-        return taken
-
-    def skip(self) -> None:
-        """Leave out what went by since the last lap."""
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
-        self._last = now

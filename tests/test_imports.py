@@ -17,7 +17,7 @@ LAYERS = [
     {"comparison"},
     {"scoring"},
     {"model_run"},
-    {"parts"},
+    {"checked_transcripts", "parts"},
     {"preparation", "scan"},
     {"rows", "inputs", "process_memory"},
     {"data", "model.load", "engine", "store", "report", "metrics", "config", "footprint"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"plan", "model.families", "ops", "kernels"},
     {"devices", "model.traits"},
     {"model.rope"},
-    {"errors", "study"},
+    {"errors", "stopwatch", "study"},
 ]
 
 # Within the broad layer and the core, exactly these arrows.

@@ -43,6 +43,7 @@ def test_torch(benchmark: BenchmarkFixture, problem: Problem) -> None:
 
 def test_reference(benchmark: BenchmarkFixture, problem: Problem) -> None:
     if problem.num_tokens > 2000:
+        # The oracle is there to be right, not fast: at 8,000 tokens it alone would take most of the bench's time.
         pytest.skip("the oracle is timed at 2,000 tokens at most")
     timed(benchmark, problem, problem.reference(), "reference", rounds=1)
 

@@ -142,9 +142,9 @@ def _zip_rows(path: Path) -> Iterator[Row]:
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: str) -> IO[bytes]:
     try:
         return archive.open(member)
-    # zipfile has no error of its own for either: NotImplementedError for an unknown compression, RuntimeError for a
-    # member with a password.
-    except (NotImplementedError, RuntimeError) as error:
+    # All that zipfile raises here: RuntimeError for a member with a password, and NotImplementedError, which is one, for
+    # a compression that it does not know. It has no narrower errors.
+    except RuntimeError as error:
         raise DataError(f"{file}: cannot be unpacked ({error}); compress it again, without a password") from error
 
 

@@ -40,12 +40,13 @@ class DatasetSource:
             raise DataError(f"{self.name}: is empty, expected at least one row with a field 'text'")
 
     def _values(self) -> Iterator[Any]:
-        # The libraries below raise whatever their HTTP client, file format or loading script does: the family of these
-        # errors is open. All of them mean that the data set cannot be had, so one DataError stands for them.
         try:
             values = iter(self._load())
         except DataError:
             raise
+        # The libraries below raise whatever their HTTP client, file format or loading script does: the family of these
+        # errors is open. All of them mean that the data set cannot be had, so one DataError, with the cause in it,
+        # stands for them.
         except Exception as error:
             raise self._unavailable(error) from error
         while True:
@@ -53,7 +54,8 @@ class DatasetSource:
                 value = next(values)
             except StopIteration:
                 return
-            except Exception as error:  # rows are fetched as they are asked for: the same open family
+            # Rows are fetched as they are asked for, by the same libraries: the same open family.
+            except Exception as error:
                 raise self._unavailable(error) from error
             yield value
 

@@ -58,6 +58,11 @@ def prepare_delta_rule(weights: DeltaRuleWeights, lane: Lane, num_threads: int |
         raise BackendError(
             f"the filter has shape {list(weights.conv_CW.shape)}, expected [{C}, taps]; check the weights"
         )
+    most = int(native.load().MAX_CONV_WIDTH)
+    if not 1 <= weights.conv_CW.shape[1] <= most:
+        raise BackendError(
+            f"the filter has {weights.conv_CW.shape[1]} taps, expected 1 to {most}; use --backend reference"
+        )
     channel_KC = _channels_of_heads(K, H, E, V)
     known = (channel_KC >= 0)[:, None]
     taps_WC = weights.conv_CW.float().T.contiguous()

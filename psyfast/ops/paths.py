@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,23 @@ PAGE_SLOTS = 64
 
 
 def parent_rows(pages: Pages) -> Tensor:
-    """For each segment the row before its first on its path, or −1 for a root: int64 [segments]. Computed once a batch.
+    """For each segment the row before its first on its path, or −1 for a root: int64 [segments].
 
     The page tables say where the keys of that position were written, and so by which row.
     """
-    if "parent_rows" not in pages.derived:
-        pages.derived["parent_rows"] = _parent_rows(pages)
-    found: Tensor = pages.derived["parent_rows"]
+    return _once(pages, "parent_rows", _parent_rows)
+
+
+def rows_before(pages: Pages) -> Tensor:
+    """For each row the one before it on its path, or −1: int64 [T]. Always a row with a lower index."""
+    return _once(pages, "rows_before", _rows_before)
+
+
+def _once(pages: Pages, key: str, compute: Callable[[Pages], Tensor]) -> Tensor:
+    """Once a batch: every layer asks."""
+    if key not in pages.derived:
+        pages.derived[key] = compute(pages)
+    found: Tensor = pages.derived[key]
     return found
 
 
@@ -34,8 +46,7 @@ def _parent_rows(pages: Pages) -> Tensor:
     return torch.where(has_parent, row_of_slot[page * S + before % S], -1)
 
 
-def rows_before(pages: Pages) -> Tensor:
-    """For each row the one before it on its path, or −1: int64 [T]. Always a row with a lower index."""
+def _rows_before(pages: Pages) -> Tensor:
     before = torch.arange(len(pages.slots_T), device=pages.slots_T.device) - 1
     before[pages.qo_indptr[:-1]] = parent_rows(pages)
     return before

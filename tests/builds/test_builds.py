@@ -43,6 +43,7 @@ def triton_binaries(triton_jobs):
 @pytest.fixture(scope="module")
 def cuda_binaries():
     if not cuda_builds.nvcc():
+        # The CUDA toolkit is no Python package, and nothing but these tests and `_cuda` needs it.
         pytest.skip("nvcc is not installed: kernels/cuda is not compiled here")
     return [binary for found, _ in compile_all(cuda_builds.compiled, cuda_builds.jobs()) for binary in found]
 
@@ -90,5 +91,6 @@ def test_no_kernel_is_worse_than_the_table(built):
     before = [TABLED[binary.key] for binary in binaries]
     others = {(now.toolchain, then.toolchain) for now, then in zip(binaries, before, strict=True)}
     if any(now != then for now, then in others):
+        # Registers and stack are a compiler's choice; that nothing spills is held for every compiler, above.
         pytest.skip(f"compilers differ from the table's, so their figures do: {others}")
     assert [loss for now, then in zip(binaries, before, strict=True) for loss in losses(now, then)] == []

@@ -98,7 +98,9 @@ def _byte_level_bpe(tokens: list[str], merges: list[str], split: str | None, pat
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     try:
         bpe = models.BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
-    except Exception as error:  # tokenizers raises no narrower one: a merge of a token that is not there
+    # The library is Rust and raises a bare Exception for what it refuses, here a merge of a token that is not there:
+    # there is no narrower one to catch, and the call does nothing else.
+    except Exception as error:
         raise ModelError(
             f"{path}: its vocabulary and merges make no tokenizer ({error}); download the file again"
         ) from error

@@ -238,7 +238,8 @@ class GgufFile:
         def values_of(stored: NDArray[np.uint8]) -> Tensor:
             try:
                 return torch.from_numpy(dequantize(stored, kind))
-            except NotImplementedError as error:  # how gguf says that it has no de-quantisation for a type
+            # The gguf package's way to say that it has no de-quantisation for a type; it has no error of its own.
+            except NotImplementedError as error:
                 where = f"{self.files[0]}: tensor '{name}'"
                 raise ModelError(f"{where} is stored as {kind.name}, which cannot be read") from error
 
