@@ -166,7 +166,7 @@ def _compare_locked(
     spent = Spent()
     for side in sides:
         spent = spent.plus(side.model_run.spent.required, side.model_run.spent.seconds)
-    manifest["peak"].update(share_of_peak(spent, manifest["peak"]["gflop_per_s"]))
+    manifest["peak"].update(share_of_peak(spent, manifest["peak"]["gflop_per_s"], operators))
     close_manifest(manifest, run, comparison.looks[-1].num_scored)
     run.write_manifest(manifest)
     return replace(comparison, folder=run.path)

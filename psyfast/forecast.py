@@ -47,9 +47,11 @@ DELTA_RULE_SHARE = {Lane.BF16: 0.15, Lane.FP32: 0.3}
 """Likewise of the lane's peak, for the recurrence as it is counted: its chunks take half as much again, all in fp32."""
 DEVICE_SHARE = 0.5
 """Of a data sheet's rate. An assumption: psyfast has not been measured on any of these devices."""
-START_SECONDS = 3.5
-LOAD_NS = {"plain": 1.2, "quantised": 5.0}
-"""Nanoseconds of one thread for a weight to be read and packed: as stored in 16 or 32 bits, and from fewer."""
+START_SECONDS = 3.0
+LOAD_NS = {"plain": 4.5, "quantised": 9.0}
+"""Nanoseconds of one thread for a weight to be read and packed in bf16: as stored in 16 or 32 bits, and from fewer."""
+HASH_NS = 0.65
+"""Of one thread for a byte of the weights' files: a run records what it was computed from."""
 
 
 @dataclass
@@ -120,7 +122,9 @@ def forecast(config: ScoreConfig, device: Device | None = None) -> list[Forecast
 
 def _of_model(config: ScoreConfig, operators: Operators, located: Located, device: Device | None) -> Forecast:
     traits = traits_of(located)
+    started = time.perf_counter()
     tokenizer = Tokenizer(load_tokenizer(located))
+    tokenizer_seconds = time.perf_counter() - started
     num_params = sum(prod(shape) for shape in expected_shapes(traits).values())
     stored, value_bytes = stored_size(located, num_params)
     memory = (
@@ -135,9 +139,11 @@ def _of_model(config: ScoreConfig, operators: Operators, located: Located, devic
     peak, shares = _rate(config, operators, device)
     streamed = memory is not None and memory.weights == "streamed"
     passes = counted.num_windows if streamed else 1
+    loaded = traits.vocab_size * traits.hidden_size if streamed else num_params  # layers are packed while others run
+    operand, plain = 4 if operators.lane is Lane.FP32 else 2, stored >= 1.9 * num_params
     seconds = {
         "start": START_SECONDS,
-        "load": 0.0 if streamed else _load_seconds(num_params, stored, device),
+        "load": tokenizer_seconds + HASH_NS * 1e-9 * stored + _pack_seconds(loaded, operand, plain, device),
         "read_encode": counted.seconds,
         "engine": _engine_seconds(counted.required, peak, shares),
     }
@@ -214,9 +220,10 @@ def _engine_seconds(required: RequiredFlop, peak_gflop_per_s: float, shares: Map
     return sum(flop / shares[part] for part, flop in flop_of.items()) / peak_gflop_per_s / 1e9
 
 
-def _load_seconds(num_params: int, stored: int, device: Device | None) -> float:
-    kind = "plain" if stored >= 1.9 * num_params else "quantised"
-    return num_params * LOAD_NS[kind] * 1e-9 / (1 if device else torch.get_num_threads())
+def _pack_seconds(num_weights: int, operand_bytes: int, plain: bool, device: Device | None) -> float:
+    """Twice as many bytes take twice as long: it is memory that is waited for."""
+    nanoseconds = LOAD_NS["plain" if plain else "quantised"] * operand_bytes / 2
+    return num_weights * nanoseconds * 1e-9 / (1 if device else torch.get_num_threads())
 
 
 def _device_memory(traits: Traits, operators: Operators, num_params: int, window_slots: int) -> dict[str, int]:

@@ -143,7 +143,7 @@ def _score_locked(
             score_together(group, on_progress, should_stop)
         for model_run in group:
             spent = spent.plus(model_run.spent.required, model_run.spent.seconds)
-    manifest["peak"].update(share_of_peak(spent, peak))
+    manifest["peak"].update(share_of_peak(spent, peak, operators))
     close_manifest(manifest, run, scan.num_transcripts)
     run.write_manifest(manifest)
     return run
@@ -248,9 +248,14 @@ def started_manifest(
     }
 
 
-def share_of_peak(spent: Spent, peak: float | None) -> dict[str, float | None]:
-    """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak."""
+def share_of_peak(spent: Spent, peak: float | None, operators: Operators) -> dict[str, float | None]:
+    """What this session's windows required (see psyfast.plan.flops), and how near the engine came to the peak.
+
+    peak: as it was measured at the start; here it is measured once more.
+    """
+    peak = None if peak is None else peak_of(operators, at_least=peak)
     return {
+        "gflop_per_s": peak,
         "required_gflop": spent.required.total / 1e9,
         "spared_gflop": spent.required.spared / 1e9,
         "engine_seconds": spent.seconds,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from psyfast import forecast as forecast_module
 from psyfast.api import score
 from psyfast.cli import app
 from psyfast.config import ScoreConfig, seconds_of
@@ -111,7 +112,17 @@ def test_a_streamed_model_is_read_once_a_window(tmp_path, data):
     found = planned(model, data, weights="streamed", window_slots=2048)
     assert found.weights == "streamed" and found.counted.num_windows > 3
     assert found.disk_bytes == found.counted.num_windows * (model / "model.safetensors").stat().st_size
-    assert found.seconds["load"] == 0
+
+
+def test_of_a_streamed_model_the_head_alone_is_loaded_before(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(forecast_module, "LOAD_NS", {"plain": 2e12, "quantised": 0.0})  # nothing else is seen beside it
+    model, threads = make_llama(tmp_path / "model", max_position_embeddings=8192), torch.get_num_threads()
+    resident, streamed = planned(model, data, weights="resident"), planned(model, data, weights="streamed")
+    in_fp32 = planned(model, data, weights="resident", lane="fp32")
+    head = resident.traits.vocab_size * resident.traits.hidden_size
+    assert resident.seconds["load"] == pytest.approx(2e3 * resident.num_params / threads, rel=1e-3)
+    assert streamed.seconds["load"] == pytest.approx(2e3 * head / threads, rel=1e-3)
+    assert in_fp32.seconds["load"] == pytest.approx(2 * resident.seconds["load"], rel=1e-3)
 
 
 def test_what_is_printed(tmp_path, data, monkeypatch):
