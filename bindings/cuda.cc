@@ -24,4 +24,5 @@ PYBIND11_MODULE(PSY_CUDA_MODULE, m) {
   psy::cuda::export_rows(m);
   psy::cuda::export_linear_nll(m);
   psy::cuda::export_attention(m);
+  psy::cuda::export_delta_rule(m);
 }

@@ -45,5 +45,6 @@ constexpr std::int64_t kMostRows = (std::int64_t{1} << 31) - 1;  // blocks of a 
 void export_rows(pybind11::module_& m);
 void export_linear_nll(pybind11::module_& m);
 void export_attention(pybind11::module_& m);
+void export_delta_rule(pybind11::module_& m);
 
 }  // namespace psy::cuda

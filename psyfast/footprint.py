@@ -34,7 +34,7 @@ def _on_device(traits: Traits, lane: Lane) -> ModelSizes:
     """Of a GPU's memory: psyfast.ops.gpu's operators, whose intermediates come in chunks of TEMPORARY_BYTES."""
     operand = 4 if lane is Lane.FP32 else 2
     D, HE, KE = traits.hidden_size, traits.num_heads * traits.head_dim, traits.num_kv_heads * traits.head_dim
-    mixed = 0 if traits.delta is None else 4 * _delta_in_torch(traits.delta)
+    mixed = 0 if traits.delta is None else _delta_on_device(traits.delta, operand)
     return ModelSizes(
         num_layers=traits.num_layers,
         layer_bytes=operand * traits.num_layer_params,
@@ -120,6 +120,15 @@ def _delta_in_torch(delta: DeltaTraits) -> int:
     """
     heads = delta.num_value_heads * (2 * delta.key_dim + delta.key_dim * delta.value_dim // CHUNK)
     return 5 * delta.num_channels + 4 * delta.width + heads
+
+
+def _delta_on_device(delta: DeltaTraits, operand: int) -> int:
+    """Bytes a token of psyfast.ops.gpu's delta rule: channels before and after their filter, decays in its terms, outputs, and a
+    state a chunk, for the case that every chunk is forked from. What stands between its kernels is in TEMPORARY_BYTES.
+    """
+    H = delta.num_value_heads
+    numbers = 2 * delta.num_channels + 4 * H + delta.width + H * delta.key_dim * delta.value_dim // CHUNK
+    return 4 * numbers + operand * delta.width
 
 
 def _up(size: int, multiple: int) -> int:

@@ -21,22 +21,28 @@ LANES = list(Lane)
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     made = {case: make_case(root / str(number), case) for number, case in enumerate(CASES)}
-    return made | {"llama": make_llama(root / "llama"), "olmo": make_case(root / "olmo", OLMO)}
+    return made | {
+        "llama": make_llama(root / "llama"),
+        "olmo": make_case(root / "olmo", OLMO),
+        "qwen3.5": make_case(root / "qwen3.5", HYBRID),
+    }
 
 
 OLMO = "olmo3, tied, grouped heads of 96, biases"
 """Norms after alone (attn_in and mlp have none) and of all heads together."""
+HYBRID = "qwen3.5, tied, delta rule last, wide filter"
+"""The delta rule in most layers, and a gate of what attention gives."""
 
 
 @pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("case", ["llama", "olmo", *CASES])
+@pytest.mark.parametrize("case", ["llama", "olmo", "qwen3.5", *CASES])
 def test_scores_are_the_references(folders, case, lane):
     engine = engine_over(folders[case], PlainKernels(), lane)
     assert_as_reference(scores_of(engine, corpus()), folders[case], corpus(), lane)
 
 
 @pytest.mark.parametrize("off", ["share", "sparse", "packing"])
-@pytest.mark.parametrize("case", ["llama", *CASES])
+@pytest.mark.parametrize("case", ["llama", "qwen3.5", *CASES])
 def test_an_optimisation_switched_off_changes_nothing(folders, case, off):
     requests, engine = corpus(), engine_over(folders[case], PlainKernels(), Lane.FP32, sparse=off != "sparse")
     if off == "packing":
@@ -52,7 +58,7 @@ def test_the_shape_of_tiles_changes_nothing(folders, shape):
     assert_as_reference(scores_of(engine, corpus()), folders["llama"], corpus(), Lane.FP32)
 
 
-@pytest.mark.parametrize("case", ["llama", *CASES])
+@pytest.mark.parametrize("case", ["llama", "qwen3.5", *CASES])
 def test_chunks_of_rows_change_nothing(folders, case, monkeypatch):
     monkeypatch.setattr(products, "TEMPORARY_BYTES", 1)
     monkeypatch.setattr(products, "MIN_ROWS_A_CHUNK", 50)

@@ -8,17 +8,29 @@ from dataclasses import dataclass
 import torch
 
 from bench.gpu_check.attention_problems import Attention, caterpillar, segments
+from bench.gpu_check.delta_problems import DeltaRule, ShortConvolution
 from bench.gpu_check.head_problems import Head
 from bench.gpu_check.problems import AddRows, CopySlots, Gated, Heads, NormRows, Problem
-from psyfast.ops.gpu.kernel_set import HeadsShape
+from psyfast.ops.gpu.kernel_set import DeltaSizes, HeadsShape
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
-OPERATORS = ("norm_rows", "heads", "copy_slots", "add_rows", "gated", "attention", "linear_nll")
+OPERATORS = (
+    "norm_rows",
+    "heads",
+    "copy_slots",
+    "add_rows",
+    "gated",
+    "attention",
+    "short_convolution",
+    "delta_rule",
+    "linear_nll",
+)
 GROUPS = (
     *(f"linear_nll {dtype}" for dtype in ("bf16", "fp16", "fp32")),
     *(f"attention {head_dim}" for head_dim in HEAD_DIMS),
     "rows",
     "heads",
+    "delta_rule",
 )
 LANES = (torch.bfloat16, torch.float32)
 
@@ -39,6 +51,8 @@ class Case:
         kind = {"attention": words[1], "linear_nll": words[0]}.get(self.operator)
         if kind is not None:
             return f"{self.operator} {kind}"
+        if self.operator in ("short_convolution", "delta_rule"):
+            return "delta_rule"
         return "heads" if self.operator in ("heads", "copy_slots") else "rows"
 
 
@@ -47,6 +61,7 @@ def all_cases() -> Iterator[Case]:
     for dtype in LANES:
         yield from _rows(dtype)
         yield from _attention(dtype)
+    yield from _delta_rule()
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         yield from _head(dtype)
 
@@ -107,6 +122,36 @@ def _heads_traits() -> Iterator[tuple[int, HeadsShape, dict[str, object]]]:
     yield 33, HeadsShape(6, 0, 64), {"norm": "head"}
     yield 33, HeadsShape(0, 2, 64), {"bias": True}
     yield 2049, HeadsShape(32, 8, 128), {"norm": "head"}
+
+
+def _delta_rule() -> Iterator[Case]:
+    """fp32 in both lanes."""
+    forests = {
+        "1 token": segments(1),
+        "63, 64, 65 tokens": segments(63, 64, 65),
+        "caterpillar": [caterpillar(150, 13, 2), *segments(3)],
+        "two caterpillars": [caterpillar(700, 9, 3), caterpillar(331, 50, 70, first_id=5000)],
+    }
+    shapes = ((1, 1, 16, 16, 4), (2, 4, 24, 40, 3), (1, 2, 128, 128, 4), (1, 1, 200, 100, 7), (2, 4, 256, 256, 4))
+    sizes_of = [(DeltaSizes(K, H, E, V), taps) for K, H, E, V, taps in shapes]
+    labelled = [(label, requests, *sizes) for label, requests in forests.items() for sizes in sizes_of]
+    labelled.append(("a segment of 8,193", segments(8193), DeltaSizes(16, 16, 128, 128), 4))
+    for label, requests, sizes, taps in labelled:
+        rows = sum(request.num_tokens for request in requests)
+        said = f"{sizes.num_key_heads}/{sizes.num_value_heads} of {sizes.key_dim}x{sizes.value_dim}"
+        channels = 2 * sizes.num_key_heads * sizes.key_dim + sizes.num_value_heads * sizes.value_dim
+        yield Case(
+            "short_convolution",
+            f"fp32 {label}, {said}, {taps} taps",
+            rows * channels * taps,
+            lambda d, r=requests, s=sizes, t=taps: ShortConvolution.random(r, s, t, d),
+        )
+        yield Case(
+            "delta_rule",
+            f"fp32 {label}, {said}",
+            6.0 * rows * sizes.num_value_heads * sizes.key_dim * sizes.value_dim,
+            lambda d, r=requests, s=sizes: DeltaRule.random(r, s, d),
+        )
 
 
 def _attention(dtype: torch.dtype) -> Iterator[Case]:

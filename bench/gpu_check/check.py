@@ -13,7 +13,12 @@ from bench.gpu_check.shapes import MODELS
 from bench.gpu_check.tasks import Outcome, Runner, Task
 
 Row = dict[str, Any]
-TOGETHER = (("linear_nll",), ("attention",), ("norm_rows", "add_rows", "gated", "heads", "copy_slots"))
+TOGETHER = (
+    ("linear_nll",),
+    ("attention",),
+    ("short_convolution", "delta_rule"),
+    ("norm_rows", "add_rows", "gated", "heads", "copy_slots"),
+)
 LARGE_GPU_BYTES = 30 * 10**9
 BUDGETS_S = {
     "ceilings": 30,

@@ -12,10 +12,11 @@ from torch import Tensor
 from bench.gpu_check.attention_problems import Attention, caterpillar, segments
 from bench.gpu_check.cases import short
 from bench.gpu_check.comparing import as_bits, same_bits
+from bench.gpu_check.delta_problems import DeltaRule, ShortConvolution
 from bench.gpu_check.failures import kernel_errors, said
 from bench.gpu_check.head_problems import Head
 from bench.gpu_check.problems import AddRows, CopySlots, Gated, Heads, NormRows, Problem, RowsProblem
-from psyfast.ops.gpu.kernel_set import DeviceKernels, HeadsShape
+from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, HeadsShape
 
 Row = dict[str, Any]
 RUNS = 20
@@ -26,6 +27,7 @@ def problems(dtype: torch.dtype, device: torch.device, *, large: bool) -> dict[s
     trunk, every, tail, rows, vocab, hidden = (3000, 7, 3, 1500, 32_003, 512) if large else (90, 20, 2, 21, 611, 48)
     forest = [caterpillar(trunk, every, tail), *segments(trunk // 3, 5)]
     heads = (16, 4, 128) if large else (4, 2, 64)
+    sizes = DeltaSizes(16, 32, 128, 128) if large else DeltaSizes(1, 2, 24, 40)
     return {
         "norm_rows": NormRows.random(rows, hidden, dtype, device),
         "heads": Heads.random(rows, HeadsShape(*heads), dtype, device, norm="head", bias=True),
@@ -36,6 +38,8 @@ def problems(dtype: torch.dtype, device: torch.device, *, large: bool) -> dict[s
         "attention, window, cap, sinks": Attention.random(
             forest, *heads, dtype, device, window=50, soft_cap=3.0, sinks=True
         ),
+        "short_convolution": ShortConvolution.random(forest, sizes, 4, device),
+        "delta_rule": DeltaRule.random(forest, sizes, device),
         "linear_nll": Head.random(rows, vocab, hidden, dtype, device, num_options=5, soft_cap=20.0),
     }
 
@@ -46,7 +50,7 @@ def check_determinism(
     """Rows of findings: repeated runs, company, ties."""
     for name, problem in made.items():
         checks: dict[str, Callable[[], bool]] = {f"{runs} runs": lambda p=problem: repeats(p, kernels, runs)}
-        if not isinstance(problem, CopySlots):
+        if not isinstance(problem, (CopySlots, DeltaRule, ShortConvolution)):
             checks["alone and in company"] = lambda p=problem: company(p, kernels)
         if isinstance(problem, Head):
             checks["ties"] = lambda p=problem: ties(p, kernels)

@@ -148,6 +148,21 @@ def gated(num_rows: int, width: int, operand_bytes: int) -> Work:
     return Work(0.0, num_rows * width * (2.0 * FP32_BYTES + operand_bytes), float(num_rows) * width)
 
 
+def short_convolution(num_rows: int, channels: int, num_taps: int) -> Work:
+    """Channels in and out, fp32, the rows of the taps' and the filter once; one exp a value."""
+    num_bytes = 2.0 * num_rows * channels * FP32_BYTES + num_taps * (num_rows + channels) * FP32_BYTES
+    return Work(0.0, num_bytes, float(num_rows) * channels)
+
+
+def delta_rule(num_rows: int, channels: int, num_value_heads: int, key_dim: int, value_dim: int) -> Work:
+    """Q, k, v, decay and write strength in, outputs out, fp32; a state's three products a row and head, Sᵀ k, k uᵀ and Sᵀ q.
+
+    The products are fp32: their share of the tensor cores' rate is small whatever a kernel does.
+    """
+    num_bytes = num_rows * FP32_BYTES * (channels + num_value_heads * (2.0 + value_dim))
+    return Work(6.0 * num_rows * num_value_heads * key_dim * value_dim, num_bytes, float(num_rows) * num_value_heads)
+
+
 def tokens_that_hide_a_layer(flop_per_s: float, link_bytes_per_s: float, weight_bytes: int) -> float:
     """Tokens whose products with a layer take as long as its transfer: 2 · weights · T / rate = weights · bytes / link."""
     return flop_per_s * weight_bytes / (2.0 * link_bytes_per_s)

@@ -12,13 +12,14 @@ from torch import Tensor
 from bench.gpu_check.attention_problems import Attention, caterpillar, segments
 from bench.gpu_check.comparing import Results, Verdict, judge, largest, largest_error
 from bench.gpu_check.contenders import Contender, others
+from bench.gpu_check.delta_problems import DeltaRule, ShortConvolution
 from bench.gpu_check.failures import kernel_errors, said
 from bench.gpu_check.head_problems import Head
 from bench.gpu_check.problems import AddRows, CopySlots, Gated, Heads, NormRows, Problem
 from bench.gpu_check.roofline import Limits
 from bench.gpu_check.timing import Clock, Timing, copies_beyond, timed
 from psyfast.model.traits import Traits
-from psyfast.ops.gpu.kernel_set import DeviceKernels, HeadsShape
+from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, HeadsShape
 
 Row = dict[str, Any]
 ROUNDS = 15
@@ -65,6 +66,27 @@ def timed_problems(
         f"{name}, {max(1, tokens // 20)} runs",
         lambda: CopySlots.random(max(1, tokens // 20), traits.num_kv_heads, E, dtype, device),
     )
+
+
+def timed_delta_rule(device: torch.device, *, tokens: int) -> Iterator[Timed]:
+    """The sizes of Qwen3.5's 0.8B and 27B (text_config of the models' config.json: linear_num_key_heads and the like)."""
+    trunk = max(32, tokens * 16 // 20)
+    forests = {
+        f"one segment of {tokens}": segments(tokens),
+        f"16 segments of {max(1, tokens // 16)}": segments(*[max(1, tokens // 16)] * 16),
+        f"caterpillar, trunk {trunk}, 4 tokens every 16": [caterpillar(trunk, 16, 4)],
+    }
+    for name, sizes in {
+        "Qwen3.5-0.8B": DeltaSizes(16, 16, 128, 128),
+        "Qwen3.5-27B": DeltaSizes(16, 48, 128, 128),
+    }.items():
+        for label, requests in forests.items():
+            yield Timed("delta_rule", f"{name}, {label}", lambda r=requests, s=sizes: DeltaRule.random(r, s, device))
+        yield Timed(
+            "short_convolution",
+            f"{name}, {tokens} tokens",
+            lambda s=sizes: ShortConvolution.random(segments(tokens), s, 4, device),
+        )
 
 
 def measure(
@@ -128,7 +150,7 @@ class Sample:
     @classmethod
     def of(cls, problem: Problem) -> Sample:
         """The first row, the last, and some between: the truth of all would take longer than everything else."""
-        if isinstance(problem, CopySlots):
+        if isinstance(problem, (CopySlots, DeltaRule, ShortConvolution)):
             return cls(problem, None, problem.truth(), problem.in_torch())
         device = next(value.device for value in vars(problem).values() if isinstance(value, Tensor))
         count = problem.num_rows

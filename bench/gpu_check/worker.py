@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +97,28 @@ def timed_kernels(job: Job, device: torch.device, is_late: IsLate) -> Iterator[R
     limits = ceilings.limits_of(job["ceilings"], job["device"])
     backends = {name: kernels_of(name) for name in job["backends"]}
     usable = tuple(job["others"])
-    for name, traits in MODELS.items():
-        for problem in throughput.timed_problems(
-            name, traits, torch.bfloat16, device, tokens=job["num_tokens"], rows=(256, job["num_tokens"] // 4)
-        ):
-            if problem.operator not in job["operators"]:
-                continue
-            if is_late():
-                yield {"operator": problem.operator, "case": problem.label, "left_out": True}
-                continue
-            yield from throughput.measure(
-                problem,
-                backends,
-                CudaClock(),
-                limits,
-                is_late,
-                usable=usable,
-                l2_bytes=job["l2_bytes"],
-                seed=job["seed"],
-            )
-            torch.cuda.empty_cache()
+    tokens = job["num_tokens"]
+    problems = [
+        throughput.timed_problems(name, traits, torch.bfloat16, device, tokens=tokens, rows=(256, tokens // 4))
+        for name, traits in MODELS.items()
+    ]
+    for problem in chain(*problems, throughput.timed_delta_rule(device, tokens=tokens)):
+        if problem.operator not in job["operators"]:
+            continue
+        if is_late():
+            yield {"operator": problem.operator, "case": problem.label, "left_out": True}
+            continue
+        yield from throughput.measure(
+            problem,
+            backends,
+            CudaClock(),
+            limits,
+            is_late,
+            usable=usable,
+            l2_bytes=job["l2_bytes"],
+            seed=job["seed"],
+        )
+        torch.cuda.empty_cache()
 
 
 def timed_engine(job: Job, device: torch.device, is_late: IsLate) -> Iterator[Row]:

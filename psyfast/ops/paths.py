@@ -25,6 +25,19 @@ def rows_before(pages: Pages) -> Tensor:
     return _once(pages, "rows_before", _rows_before)
 
 
+def tap_rows(pages: Pages, num_taps: int) -> Tensor:
+    """For each tap of a causal filter, the last one the row itself, the row it reads, or −1: int32 [taps, T]."""
+
+    def compute(pages: Pages) -> Tensor:
+        before_T = rows_before(pages)
+        rows = [torch.arange(len(before_T), device=before_T.device)]
+        while len(rows) < num_taps:
+            rows.append(torch.where(rows[-1] >= 0, before_T[rows[-1]], -1))
+        return torch.stack(rows[::-1]).to(torch.int32)
+
+    return _once(pages, f"tap_rows {num_taps}", compute)
+
+
 def _once(pages: Pages, key: str, compute: Callable[[Pages], Tensor]) -> Tensor:
     """Once a batch: every layer asks."""
     if key not in pages.derived:

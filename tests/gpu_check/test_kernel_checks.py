@@ -13,7 +13,7 @@ from tests.ops.plain_kernels import PlainKernels
 
 CPU = torch.device("cpu")
 AFFORDABLE = 2e7
-DEAREST = {**dict.fromkeys(OPERATORS, 2e5), "attention": 6e7, "linear_nll": 6e6}
+DEAREST = {**dict.fromkeys(OPERATORS, 2e5), "attention": 6e7, "linear_nll": 6e6, "delta_rule": 2e7}
 
 
 def never():
@@ -29,7 +29,8 @@ def test_every_operator_has_cases_in_every_lane():
     kinds = {(case.operator, case.label.split()[0]) for case in all_cases()}
     assert {operator for operator, _ in kinds} == set(OPERATORS)
     both = {(operator, lane) for operator in OPERATORS for lane in ("bf16", "fp32")}
-    assert both - kinds == {("add_rows", "bf16")}  # fp32 in both lanes
+    in_fp32 = ("add_rows", "short_convolution", "delta_rule")  # in both lanes
+    assert both - kinds == {(operator, "bf16") for operator in in_fp32}
     assert ("linear_nll", "fp16") in kinds
     labels = [(case.operator, case.label) for case in all_cases()]
     assert len(labels) == len(set(labels))
@@ -112,6 +113,20 @@ class WritesOneSlotTooFar(PlainKernels):
 
 
 @dataclass(frozen=True)
+class ForgetsTheFork(PlainKernels):
+    """Every segment starts from nothing."""
+
+    def short_convolution(self, qkv, path, *operands):
+        rows = torch.arange(path.shape[1])
+        return super().short_convolution(qkv, torch.where(path < rows - len(path), -1, path), *operands)
+
+    def delta_rule(self, qkv, log_decay, write, plan, sizes):
+        pieces = plan.pieces_P3.clone()
+        pieces[:, 2] = -1
+        return super().delta_rule(qkv, log_decay, write, replace(plan, pieces_P3=pieces), sizes)
+
+
+@dataclass(frozen=True)
 class RaisesABadRow(PlainKernels):
     def linear_nll(self, y, *operands, **more):
         return super().linear_nll(y.nan_to_num(0, 0, 0), *operands, **more)
@@ -128,6 +143,7 @@ class RaisesABadRow(PlainKernels):
         (LosesABlock(), ["linear_nll"]),
         (RoundsTheSum(), ["norm_rows", "add_rows", "gated"]),
         (WritesOneSlotTooFar(), ["heads", "copy_slots"]),
+        (ForgetsTheFork(), ["short_convolution", "delta_rule"]),
         (RaisesABadRow(), ["linear_nll"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, PlainKernels) else "",

@@ -6,17 +6,19 @@ import torch
 pytest.importorskip("psyfast.kernels.triton.attention", reason="the kernels of attention are not there yet")
 
 from bench.gpu_check import determinism, numerics
-from bench.gpu_check.cases import all_cases
+from bench.gpu_check.cases import OPERATORS, all_cases
 from psyfast.ops.gpu.triton_kernels import TritonKernels
 
 CPU = torch.device("cpu")
-DEAREST = {"attention": 6e6, "linear_nll": 2e6}  # an interpreted operation costs the same for one value as for many
+DEAREST = {
+    "attention": 6e6,
+    "linear_nll": 2e6,
+    "delta_rule": 2e6,
+}  # an interpreted operation costs the same for one value as for many
 EVERY = 7
 
 
-@pytest.mark.parametrize(
-    "operator", ["norm_rows", "heads", "copy_slots", "add_rows", "gated", "attention", "linear_nll"]
-)
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_cases_pass(operator):
     cases = [case for case in all_cases() if case.operator == operator and case.cost < DEAREST.get(operator, 2e4)]
     few = cases[torch.randint(EVERY, ()).item() % len(cases) :: EVERY] or cases

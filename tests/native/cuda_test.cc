@@ -6,78 +6,19 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "attention.h"
+#include "cuda_checks/delta_rule_check.h"
+#include "cuda_checks/operands.h"
 #include "linear_nll.h"
 #include "rows.h"
 
 namespace psy::cuda {
 namespace {
-
-std::mt19937 random_bits(20231);
-
-// Operands of any of the three types, on a heap block of their own; values as they are after rounding.
-class Operands {
- public:
-  Operands(Operand type, std::size_t count, float spread = 1.0f)
-      : type_(type), count_(count), memory_(new unsigned char[count * bytes_each(type)]) {
-    std::normal_distribution<float> normal(0.0f, spread);
-    for (std::size_t i = 0; i < count; ++i) set(i, normal(random_bits));
-  }
-
-  static std::size_t bytes_each(Operand type) { return type == Operand::kFp32 ? 4 : 2; }
-  void* data() { return memory_.get(); }
-  std::size_t size() const { return count_; }
-
-  void set(std::size_t i, float value) {
-    with_operand(type_, [&](auto type) {
-      using T = decltype(type);
-      const T stored = from_float<T>(value);
-      std::memcpy(memory_.get() + i * sizeof(T), &stored, sizeof(T));
-    });
-  }
-  double operator[](std::size_t i) const {
-    float value = 0.0f;
-    with_operand(type_, [&](auto type) {
-      std::memcpy(static_cast<void*>(&type), memory_.get() + i * sizeof(type), sizeof(type));
-      value = to_float(type);
-    });
-    return static_cast<double>(value);
-  }
-  double at(std::int64_t i) const { return (*this)[static_cast<std::size_t>(i)]; }
-
- private:
-  Operand type_;
-  std::size_t count_;
-  std::unique_ptr<unsigned char[]> memory_;
-};
-
-std::vector<float> drawn(std::int64_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& value : values) value = normal(random_bits);
-  return values;
-}
-template <typename T>
-double value_at(const std::vector<T>& values, std::int64_t i) {
-  return static_cast<double>(values[static_cast<std::size_t>(i)]);
-}
-
-double rounding_of(Operand type) {
-  return type == Operand::kFp32 ? 2e-5 : type == Operand::kBf16 ? 8e-3 : 1e-3;
-}
-
-void expect_near(double got, double expected, double rounding, const char* what) {
-  if (std::fabs(got - expected) <= rounding * (1.0 + std::fabs(expected))) return;
-  throw std::runtime_error(std::string(what) + " is " + std::to_string(got) + ", expected " +
-                           std::to_string(expected));
-}
 
 double rstd_of(const std::vector<double>& values, double eps) {
   double squares = 0.0;
@@ -354,6 +295,7 @@ int main(int count, char** arguments) {
       if (only.empty() || only == "rows") psy::cuda::check_all_rows();
       if (only.empty() || only == "linear_nll") psy::cuda::check_all_linear_nll();
       if (only.empty() || only == "attention") psy::cuda::check_all_attention();
+      if (only.empty() || only == "delta_rule") psy::cuda::check_all_delta_rule();
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "emulated CUDA kernels: %s\n", error.what());

@@ -1,4 +1,4 @@
-"""The seven device kernels in plain torch, on any device: obvious, the oracle of the kernels in Triton and CUDA.
+"""The device kernels in plain torch, on any device: obvious, the oracle of the kernels in Triton and CUDA.
 
 Everything is computed in `compute` (fp32; fp64 for a truth) from operands as they are; results are rounded to the
 types that the protocol names, unless compute is fp64: then they stay fp64.
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from psyfast.ops import reference_delta
 from psyfast.ops.gpu.kernel_set import (
     PAGE_SLOTS,
     AttentionTiles,
+    DeltaPlan,
+    DeltaSizes,
     DeviceNorm,
     HeadsShape,
     HeadsTraits,
@@ -36,6 +39,7 @@ class PlainKernels:
     query_rows: int = 32
     key_pages: int = 2
     compute: torch.dtype = torch.float32
+    chunk_bytes: int = 1 << 20
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         return self.query_rows, self.key_pages
@@ -71,6 +75,43 @@ class PlainKernels:
             for stored, new in zip(kv_PKSE, (k, v), strict=True):
                 stored[pages, :, slots] = new.to(stored.dtype)
         return self._rounded(q.contiguous(), dtype)
+
+    def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
+        """All sizes are right."""
+
+    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
+        return self.chunk_bytes
+
+    def short_convolution(self, qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: DeltaSizes) -> Tensor:
+        K, H, E, V = sizes.num_key_heads, sizes.num_value_heads, sizes.key_dim, sizes.value_dim
+        qkv, y_TC = qkv_TC.to(self.compute), torch.zeros(qkv_TC.shape, dtype=self.compute)
+        for row_T, tap_C in zip(path_WT.long(), taps_WC.to(self.compute), strict=True):
+            y_TC += torch.where(row_T[:, None] >= 0, qkv[row_T], 0) * tap_C
+        q, k, v = functional.silu(y_TC).split([K * E, K * E, H * V], dim=1)
+        q, k = (reference_delta.unit_length(part.unflatten(1, (K, E))).flatten(1) for part in (q, k))
+        return torch.cat([q * E**-0.5, k, v], dim=1)
+
+    def delta_rule(
+        self, qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: DeltaPlan, sizes: DeltaSizes
+    ) -> Tensor:
+        K, H, E, V = sizes.num_key_heads, sizes.num_value_heads, sizes.key_dim, sizes.value_dim
+        qkv, log_decay_TH, write_TH = (part.to(self.compute) for part in (qkv_TC, log_decay_TH, write_TH))
+        q, k, v = qkv.split([K * E, K * E, H * V], dim=1)
+        q, k = (part.unflatten(1, (K, E)).repeat_interleave(H // K, 1) for part in (q, k))
+        inputs = reference_delta.Inputs(q, k, v.unflatten(1, (H, V)), log_decay_TH, write_TH)
+        out, states = torch.full_like(inputs.v_THV, float("nan")), {-1: v.new_zeros(H, E, V)}
+        for group in plan.groups:
+            for piece in range(group.first_piece, group.first_piece + group.num_pieces):
+                start, stop, source = plan.pieces_P3[piece].tolist()
+                state = states[source]
+                for chunk in range(start, stop):
+                    rows = plan.rows_N64[chunk].long()
+                    rows, (known, number) = rows[rows >= 0], plan.chunks_N2[chunk].tolist()
+                    o_HRV, state = reference_delta.chunk_step(*inputs.rows(rows), state)
+                    out[rows[known:]] = o_HRV.transpose(0, 1)[known:]
+                    if number >= 0:
+                        states[number] = state
+        return out
 
     def copy_slots(self, kv_PKSE: tuple[Tensor, Tensor], runs_R4: Tensor) -> None:
         for page_from, page_to, start, stop in runs_R4.tolist():

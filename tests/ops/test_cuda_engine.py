@@ -20,6 +20,10 @@ def test_a_tiny_llama(tmp_path, kernels):
     check_engine(make_llama(tmp_path, **HEADS), kernels)
 
 
+def test_a_tiny_qwen3_5(tmp_path, kernels):
+    check_engine(make_case(tmp_path / "model", "qwen3.5, tied, delta rule last, wide filter"), kernels)
+
+
 @pytest.mark.parametrize("lane", list(Lane))
 def test_branches_windows_and_soft_caps(tmp_path, kernels, lane):
     folder = make_case(tmp_path, CASES[0])

@@ -9,7 +9,7 @@ import torch
 from cuda_builds import emulated_module
 
 from bench.gpu_check import determinism, numerics
-from bench.gpu_check.cases import Case, all_cases
+from bench.gpu_check.cases import OPERATORS, Case, all_cases
 from psyfast.errors import BackendError
 from psyfast.ops.gpu.cuda_kernels import CudaKernels
 from psyfast.ops.gpu.kernel_set import DeviceNorm, HeadsShape, HeadsTraits
@@ -26,8 +26,7 @@ from tests.ops.attention_cases import (
 
 CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-DEAREST = {"attention": 4e7, "linear_nll": 4e6}
-OPERATORS = ["norm_rows", "heads", "copy_slots", "add_rows", "gated", "attention", "linear_nll"]
+DEAREST = {"attention": 4e7, "linear_nll": 4e6, "delta_rule": 2e7}
 
 
 @pytest.fixture(scope="module")

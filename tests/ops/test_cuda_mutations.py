@@ -13,7 +13,7 @@ from emulated_programs import FOUND_RACE, KERNELS, ROOT, compile_object, link_pr
 
 WRONG_NUMBERS = 1
 ORDERS_MEMORY = re.compile(r"__syncthreads\(\);|__syncwarp\(\);|cp_async_wait<[^>]*>\(\);")
-PARTS = ("rows", "linear_nll", "attention")
+PARTS = ("rows", "linear_nll", "attention", "delta_rule")
 
 
 @dataclass(frozen=True)

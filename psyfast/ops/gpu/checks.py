@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.ops.gpu.kernel_set import PAGE_SLOTS
+from psyfast.ops.gpu.kernel_set import PAGE_SLOTS, DeltaSizes
 from psyfast.ops.records import Pages
 
 Int64Array = NDArray[np.int64]
@@ -56,6 +56,17 @@ def check_tensor(
         raise BackendError(f"{name} has shape {list(tensor.shape)}, expected {wanted}; check what the caller passed")
     if not tensor.is_contiguous():
         raise BackendError(f"{name} has strides {tensor.stride()}, expected contiguous rows; call .contiguous()")
+
+
+def check_delta_limits(name: str, sizes: DeltaSizes, num_taps: int, most: int, most_taps: int) -> None:
+    """BackendError for heads or filters that are beyond what a backend's delta rule takes."""
+    for size in (sizes.key_dim, sizes.value_dim):
+        if not 1 <= size <= most:
+            raise BackendError(
+                f"the {name} backend's delta rule takes heads of 1 to {most}, got {size}; use --backend reference"
+            )
+    if not 1 <= num_taps <= most_taps:
+        raise BackendError(f"the filter has {num_taps} taps, expected 1 to {most_taps}; use --backend reference")
 
 
 def check_within(name: str, ids: Int64Array, stop: int, start: int = 0) -> None:

@@ -6,6 +6,7 @@ Tensors were checked before; here they become addresses, sizes and the current s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,17 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.ops.gpu.kernel_set import AttentionTiles, DeviceNorm, HeadsShape, HeadsTraits, ScoreTensors
+from psyfast.ops.gpu.checks import check_delta_limits
+from psyfast.ops.gpu.kernel_set import (
+    CHUNK_ROWS,
+    AttentionTiles,
+    DeltaPlan,
+    DeltaSizes,
+    DeviceNorm,
+    HeadsShape,
+    HeadsTraits,
+    ScoreTensors,
+)
 
 _OPERAND = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 KEY_PAGES = 1
@@ -38,6 +49,14 @@ class CudaKernels:
 
     def __init__(self, module: ModuleType | None = None) -> None:
         self._module: Any = load() if module is None else module
+
+    def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
+        """BackendError for heads above 256 and filters of more than 64 taps."""
+        check_delta_limits(self.name, sizes, num_taps, self._module.MAX_DELTA_DIM, self._module.MAX_TAPS)
+
+    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
+        """What `delta_rule` keeps of each chunk of a group."""
+        return 4 * sizes.num_value_heads * sum(_chunk_numbers(sizes))
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         """(query_rows, key_pages); BackendError for a head dimension that the kernel lacks."""
@@ -174,6 +193,52 @@ class CudaKernels:
         )
         return o_TO
 
+    def short_convolution(self, qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: DeltaSizes) -> Tensor:
+        """Silu of a causal filter along each row's path, q and k then of unit length, q divided by √E."""
+        out_TC = torch.empty_like(qkv_TC)
+        self._call(
+            self._module.short_convolution,
+            qkv_TC,
+            x=qkv_TC.data_ptr(),
+            path=path_WT.data_ptr(),
+            taps=taps_WC.data_ptr(),
+            y=out_TC.data_ptr(),
+            num_rows=len(qkv_TC),
+            num_taps=len(taps_WC),
+            **asdict(sizes),
+        )
+        return out_TC
+
+    def delta_rule(
+        self, qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: DeltaPlan, sizes: DeltaSizes
+    ) -> Tensor:
+        """The gated delta rule along every path, o_THV."""
+        H, E, V = sizes.num_value_heads, sizes.key_dim, sizes.value_dim
+        o_THV = qkv_TC.new_empty(len(qkv_TC), H, V)
+        states = qkv_TC.new_empty(max(1, plan.num_states), H, E, V)
+        most = max((group.num_chunks for group in plan.groups), default=0)
+        w, u0, mixing, fading = (qkv_TC.new_empty(most * H * numbers) for numbers in _chunk_numbers(sizes))
+        for group in plan.groups:
+            self._call(
+                self._module.delta_rule,
+                qkv_TC,
+                qkv=qkv_TC.data_ptr(),
+                log_decay=log_decay_TH.data_ptr(),
+                write=write_TH.data_ptr(),
+                rows=plan.rows_N64.data_ptr(),
+                chunks=plan.chunks_N2.data_ptr(),
+                pieces=plan.pieces_P3.data_ptr(),
+                states=states.data_ptr(),
+                o=o_THV.data_ptr(),
+                w=w.data_ptr(),
+                u0=u0.data_ptr(),
+                mixing=mixing.data_ptr(),
+                fading=fading.data_ptr(),
+                **asdict(group),
+                **asdict(sizes),
+            )
+        return o_THV
+
     def add_rows(self, x_TD: Tensor, y_TD: Tensor, bias_D: Tensor | None, norm: DeviceNorm | None) -> None:
         """X += norm(y + bias), in place, all fp32."""
         weight, eps, offset = _norm(norm)
@@ -260,6 +325,11 @@ class CudaKernels:
                 kernel(**arguments, stream=stream)
         except (ValueError, RuntimeError) as error:  # std::invalid_argument, and what a launch reports
             raise BackendError(f"{kernel.__name__}: {error}") from error
+
+
+def _chunk_numbers(sizes: DeltaSizes) -> tuple[int, int, int, int]:
+    """Of W, U₀, the mixing and the two decays of a value head in a chunk."""
+    return CHUNK_ROWS * sizes.key_dim, CHUNK_ROWS * sizes.value_dim, CHUNK_ROWS * CHUNK_ROWS, 2 * CHUNK_ROWS
 
 
 def _address(tensor: Tensor | None) -> int:

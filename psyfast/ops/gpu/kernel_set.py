@@ -1,4 +1,4 @@
-"""What a GPU backend brings: seven kernels. Everything else about the five operators is the same for all backends.
+"""What a GPU backend brings: its kernels. Everything else about the six operators is the same for all backends.
 
 Letters: T tokens, N scored rows, D hidden, H query heads, K kv heads (or option columns), E head dimension, F
 feed-forward width, V vocabulary, P pages, R rotated pairs. All tensors are contiguous and on the backend's device; they were checked before
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 PAGE_SLOTS = 64
+CHUNK_ROWS = 64
+"""Positions of a path between two borders, at which states of the delta rule may be kept."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,51 @@ class AttentionTiles:
 
 
 @dataclass(frozen=True)
+class DeltaSizes:
+    """Heads of a gated delta-net: K of keys, E wide, each for H / K of values, V wide. C = 2·K·E + H·V channels: q, k, v."""
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
+class DeltaGroup:
+    """Consecutive pieces, of which none starts from another's state, and their consecutive chunks."""
+
+    first_piece: int
+    num_pieces: int
+    first_chunk: int
+    num_chunks: int
+
+
+@dataclass(frozen=True)
+class DeltaPlan:
+    """The work of delta_rule, int32 on the device; made once a batch (psyfast.ops.gpu.delta_plan).
+
+    A chunk is a path's rows between two borders, CHUNK_ROWS positions apart; the first of a segment begins with rows of its
+    ancestors, which are computed again and not written. Pieces are runs of a segment's chunks. Groups run in order: the
+    state that a piece starts from was kept by a group before, and its number may be taken anew by a group behind the last that reads it.
+
+    rows_N64: the row at each place of a chunk, −1: none. chunks_N2: how many places are ancestors', and the number under
+    which the state after the chunk is kept (−1: it is not). pieces_P3: first chunk, chunk after the last, number of the
+    state that it starts from (−1: zeros).
+    """
+
+    rows_N64: Tensor
+    chunks_N2: Tensor
+    pieces_P3: Tensor
+    groups: tuple[DeltaGroup, ...]
+    num_states: int
+
+    def to(self, device: torch.device) -> DeltaPlan:
+        """The same plan on a device."""
+        names = ("rows_N64", "chunks_N2", "pieces_P3")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+@dataclass(frozen=True)
 class ScoreTensors:
     """`HeadScores` on the device, its contract the same: int64 argmax and rank, fp32 nll, entropy and option_nll."""
 
@@ -98,6 +145,14 @@ class DeviceKernels(Protocol):
     """
 
     name: str
+
+    def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
+        """BackendError for heads or filters that `short_convolution` and `delta_rule` do not take."""
+        ...
+
+    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
+        """What `delta_rule` keeps of each chunk of a group."""
+        ...
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         """(query_rows, key_pages) of attention's tiles."""
@@ -146,6 +201,22 @@ class DeviceKernels(Protocol):
         sinks_H: Tensor | None,
     ) -> Tensor:
         """Causal attention of every row over its path, o_T(HE) in the operand type. sinks_H: fp32 logits without a value."""
+        ...
+
+    def short_convolution(self, qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: DeltaSizes) -> Tensor:
+        """Silu of a causal filter along each row's path, q and k then of unit length, q divided by √E: qkv_TC, fp32.
+
+        path_WT: int32, the row that each tap reads, −1 where the path had not begun. taps_WC: fp32, in that order.
+        """
+        ...
+
+    def delta_rule(
+        self, qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: DeltaPlan, sizes: DeltaSizes
+    ) -> Tensor:
+        """The gated delta rule along every path (psyfast.ops.reference_delta has its equations), o_THV; all fp32.
+
+        qkv_TC: from `short_convolution`.
+        """
         ...
 
     def add_rows(self, x_TD: Tensor, y_TD: Tensor, bias_D: Tensor | None, norm: DeviceNorm | None) -> None:

@@ -3,7 +3,7 @@
 attn_in     norm_rows · product · heads (writes K and V) · copy_slots
 attention   tiles of the batch · attention
 attn_out    product · add_rows; before them, where there is a gate: norm_rows · product · torch's activation
-delta_rule  torch (psyfast.ops.reference_delta)
+delta_rule  norm_rows · products · short_convolution · delta_rule · norm_rows of the heads
 mlp         norm_rows · product · gated · product · add_rows
 linear_nll  norm_rows · linear_nll
 """
@@ -15,23 +15,26 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from psyfast.errors import BackendError
-from psyfast.ops import reference_delta
 from psyfast.ops.gpu.checks import check_tensor, check_within, check_writes
+from psyfast.ops.gpu.delta_plan import delta_plan_of
 from psyfast.ops.gpu.kernel_set import PAGE_SLOTS, DeviceKernels, HeadsShape, HeadsTraits, ScoreTensors
 from psyfast.ops.gpu.prepared import (
     DeviceAttnIn,
     DeviceAttnOut,
+    DeviceDeltaRule,
     DeviceGate,
     DeviceHead,
     DeviceMlp,
     prepare_head,
     prepare_layer,
 )
-from psyfast.ops.gpu.products import OPERAND, chunks, exact_sums, product
+from psyfast.ops.gpu.products import OPERAND, TEMPORARY_BYTES, chunks, product
 from psyfast.ops.gpu.tiles import tiles_of
-from psyfast.ops.records import AttentionParams, DeltaRuleWeights, HeadScores, HeadWeights, Lane, Pages
+from psyfast.ops.paths import tap_rows
+from psyfast.ops.records import AttentionParams, HeadScores, HeadWeights, Lane, Pages
 from psyfast.ops.reference import GATES
 from psyfast.ops.registry import OPERATORS, LinearNll, Operators
 
@@ -55,7 +58,7 @@ def operators_over(kernels: DeviceKernels, lane: Lane, device: torch.device) -> 
         allocate_kv=ours.allocate_kv,
         lane=lane,
         device=device,
-        backend_of=dict.fromkeys(OPERATORS, kernels.name) | {"delta_rule": "reference"},
+        backend_of=dict.fromkeys(OPERATORS, kernels.name),
         isa=None,
     )
 
@@ -90,10 +93,7 @@ class DeviceOperators:
         """
         self._check(lane, x_TD, weights.qkv_proj.shape[1])
         self._check_pages(pages, weights.shape)
-        check_tensor("positions_T", pages.positions_T, x_TD.device, torch.int64, (len(x_TD),))
-        if "writes_checked" not in pages.derived:
-            check_writes(pages)
-            pages.derived["writes_checked"] = True
+        self._check_rows(pages, len(x_TD))
         whole = weights.qkv_proj, weights.shape, weights.traits
         if rows_N is None:
             q_THE = self._projected(x_TD, pages, pages.positions_T, weights, whole, writes=True)
@@ -163,12 +163,32 @@ class DeviceOperators:
         return (GATES[gate.activation](before) * o).to(self.operand)
 
     def delta_rule(
-        self, x_TD: Tensor, pages: Pages, weights: DeltaRuleWeights, *, lane: Lane, rows_N: Tensor | None = None
+        self, x_TD: Tensor, pages: Pages, weights: DeviceDeltaRule, *, lane: Lane, rows_N: Tensor | None = None
     ) -> Tensor:
-        """Outputs of the value heads, o_T(HV) in the operand type, by torch on the device."""
-        self._check(lane, x_TD, weights.qkv_proj.shape[1])
-        with exact_sums():
-            return reference_delta.delta_rule(x_TD, pages, weights, lane=lane, rows_N=rows_N).to(self.operand)
+        """Normalised outputs of the value heads, o_T(HV) in the operand type; of the ascending rows_N where they are given."""
+        C, D = weights.qkv_proj.shape
+        self._check(lane, x_TD, D)
+        self._check_rows(pages, len(x_TD))
+        sizes, kernels = weights.sizes, self.kernels
+        H, V = sizes.num_value_heads, sizes.value_dim
+        if len(x_TD) == 0:
+            return x_TD.new_empty(0, H * V, dtype=self.operand)
+        plan = delta_plan_of(pages, max(1, TEMPORARY_BYTES // kernels.delta_chunk_bytes(sizes)))
+        qkv_TC, log_decay_TH, write_TH = (
+            x_TD.new_empty(len(x_TD), C),
+            x_TD.new_empty(len(x_TD), H),
+            x_TD.new_empty(len(x_TD), H),
+        )
+        for rows in chunks(len(x_TD), 2 * D):
+            y_TD = kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
+            qkv_TC[rows] = product(y_TD, weights.qkv_proj)
+            a_TH, b_TH = product(y_TD, weights.decay_write_proj).chunk(2, dim=1)
+            log_decay_TH[rows] = -weights.rate_H * functional.softplus(a_TH + weights.time_bias_H)
+            write_TH[rows] = b_TH.sigmoid()
+        qkv_TC = kernels.short_convolution(qkv_TC, tap_rows(pages, len(weights.taps_WC)), weights.taps_WC, sizes)
+        o_THV = kernels.delta_rule(qkv_TC, log_decay_TH, write_TH, plan, sizes)
+        o_NHV = o_THV if rows_N is None else o_THV[rows_N]
+        return kernels.norm_rows(o_NHV.view(-1, V), weights.head_norm, self.operand).view(-1, H * V)
 
     def mlp(self, x_TD: Tensor, weights: DeviceMlp, *, lane: Lane) -> None:
         """X += post_norm(down(act(gate) · up)), in place."""
@@ -217,6 +237,12 @@ class DeviceOperators:
     def _check(self, lane: Lane, x_TD: Tensor, hidden_size: int) -> None:
         self._check_lane(lane)
         check_tensor("x", x_TD, self.device, torch.float32, (None, hidden_size))
+
+    def _check_rows(self, pages: Pages, num_rows: int) -> None:
+        check_tensor("positions_T", pages.positions_T, self.device, torch.int64, (num_rows,))
+        if "writes_checked" not in pages.derived:
+            check_writes(pages)
+            pages.derived["writes_checked"] = True
 
     def _check_pages(self, pages: Pages, shape: HeadsShape) -> None:
         of_page = (shape.num_kv_heads, PAGE_SLOTS, shape.head_dim)

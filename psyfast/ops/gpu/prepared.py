@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.ops.gpu.kernel_set import DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
+from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
 from psyfast.ops.gpu.products import OPERAND
 from psyfast.ops.records import (
     AttentionParams,
@@ -89,6 +89,20 @@ class DeviceMlp:
 
 
 @dataclass(frozen=True)
+class DeviceDeltaRule:
+    """`delta_rule`'s weights: qkv_proj [C, D], decay_write_proj [2H, D], the filter as [W, C]; rate_H is e^log_rate."""
+
+    norm: DeviceNorm | None
+    qkv_proj: Tensor
+    decay_write_proj: Tensor
+    taps_WC: Tensor
+    rate_H: Tensor
+    time_bias_H: Tensor
+    head_norm: DeviceNorm
+    sizes: DeltaSizes
+
+
+@dataclass(frozen=True)
 class DeviceHead:
     """`linear_nll`'s weights."""
 
@@ -110,7 +124,7 @@ def prepare_layer(
         delta = layer.delta_rule
         D, width = delta.qkv_proj.shape[-1], delta.num_value_heads * delta.value_dim
         attn_out = _attn_out(layer.attn_out, D, width, dtype)
-        return PreparedLayer(None, None, attn_out, _mlp(layer.mlp, D, dtype), _delta_rule(delta, D, dtype))
+        return PreparedLayer(None, None, attn_out, _mlp(layer.mlp, D, dtype), _delta_rule(delta, dtype, kernels))
     assert layer.attn_in is not None and layer.attention is not None
     attn_in = _attn_in(layer.attn_in, dtype)
     H, E, D = attn_in.shape.num_heads, attn_in.shape.head_dim, attn_in.qkv_proj.shape[1]
@@ -123,14 +137,29 @@ def prepare_layer(
     )
 
 
-def _delta_rule(weights: DeltaRuleWeights, hidden_size: int, dtype: torch.dtype) -> DeltaRuleWeights:
-    """Its matrices in the operand type: torch's operator takes them so."""
-    K, H = weights.num_key_heads, weights.num_value_heads
-    num_channels = 2 * K * weights.key_dim + H * weights.value_dim
-    return replace(
-        weights,
-        qkv_proj=_matrix("qkv_proj", weights.qkv_proj, (num_channels, hidden_size), dtype),
-        decay_write_proj=_matrix("decay_write_proj", weights.decay_write_proj, (2 * H, hidden_size), dtype),
+def _delta_rule(weights: DeltaRuleWeights, dtype: torch.dtype, kernels: DeviceKernels) -> DeviceDeltaRule:
+    K, H, E, V = weights.num_key_heads, weights.num_value_heads, weights.key_dim, weights.value_dim
+    C, D = 2 * K * E + H * V, weights.qkv_proj.shape[-1]
+    if K == 0 or H % K:
+        raise BackendError(f"{H} value heads do not share {K} key heads evenly; check the model's configuration")
+    for name, vector in (("log_rate", weights.log_rate_H), ("time_bias", weights.time_bias_H)):
+        if vector.shape != (H,):
+            raise BackendError(f"{name} has shape {list(vector.shape)}, expected [{H}]; check the weights")
+    taps = weights.conv_CW
+    if taps.dim() != 2 or taps.shape[0] != C:
+        raise BackendError(f"the filter has shape {list(taps.shape)}, expected [{C}, taps]; check the weights")
+    kernels.check_delta_sizes(DeltaSizes(K, H, E, V), taps.shape[1])
+    head_norm = _norm("heads' norm", weights.head_norm, V)
+    assert head_norm is not None
+    return DeviceDeltaRule(
+        norm=_norm("delta_rule's norm", weights.norm, D),
+        qkv_proj=_matrix("qkv_proj", weights.qkv_proj, (C, D), dtype),
+        decay_write_proj=_matrix("decay_write_proj", weights.decay_write_proj, (2 * H, D), dtype),
+        taps_WC=taps.float().t().contiguous(),
+        rate_H=weights.log_rate_H.float().exp(),
+        time_bias_H=weights.time_bias_H.float().contiguous(),
+        head_norm=head_norm,
+        sizes=DeltaSizes(K, H, E, V),
     )
 
 

@@ -6,14 +6,32 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.kernels.triton import attention, heads, linear_nll, rows
-from psyfast.ops.gpu.kernel_set import AttentionTiles, DeviceNorm, HeadsShape, HeadsTraits, ScoreTensors
+from psyfast.kernels.triton import attention, delta_rule, heads, linear_nll, rows, short_convolution
+from psyfast.ops.gpu.checks import check_delta_limits
+from psyfast.ops.gpu.kernel_set import (
+    AttentionTiles,
+    DeltaPlan,
+    DeltaSizes,
+    DeviceNorm,
+    HeadsShape,
+    HeadsTraits,
+    ScoreTensors,
+)
 
 
 class TritonKernels:
     """psyfast.ops.gpu.kernel_set.DeviceKernels: on a CUDA device, or on the CPU in Triton's interpreter."""
 
     name = "triton"
+
+    def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
+        """BackendError for heads above 256 and filters of more than 64 taps."""
+        check_delta_limits(self.name, sizes, num_taps, delta_rule.MAX_DIM, short_convolution.MAX_TAPS)
+
+    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
+        """What `delta_rule` keeps of each chunk of a group."""
+        kept: int = delta_rule.chunk_bytes(sizes.num_value_heads, sizes.key_dim, sizes.value_dim)
+        return kept
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         """(query_rows, key_pages); BackendError for a head dimension that the kernel lacks."""
@@ -79,6 +97,27 @@ class TritonKernels:
             q_THE, kv_PKSE, positions_T, tiles, scale=scale, window=window, soft_cap=soft_cap, sinks_H=sinks_H
         )
         return o_TO
+
+    def short_convolution(self, qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: DeltaSizes) -> Tensor:
+        """Silu of a causal filter along each row's path, q and k then of unit length, q divided by √E."""
+        out_TC: Tensor = short_convolution.short_convolution(
+            qkv_TC,
+            path_WT,
+            taps_WC,
+            num_key_heads=sizes.num_key_heads,
+            key_dim=sizes.key_dim,
+            value_dim=sizes.value_dim,
+        )
+        return out_TC
+
+    def delta_rule(
+        self, qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: DeltaPlan, sizes: DeltaSizes
+    ) -> Tensor:
+        """The gated delta rule along every path, o_THV."""
+        o_THV: Tensor = delta_rule.delta_rule(
+            qkv_TC, log_decay_TH, write_TH, plan, key_dim=sizes.key_dim, value_dim=sizes.value_dim
+        )
+        return o_THV
 
     def add_rows(self, x_TD: Tensor, y_TD: Tensor, bias_D: Tensor | None, norm: DeviceNorm | None) -> None:
         """X += norm(y + bias), in place, all fp32."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,8 @@ from psyfast.ops.records import (
     Rope,
 )
 from psyfast.plan.batch import Branch, Request, plan_batch
+from tests.ops.delta_cases import Case, lone, make_weights
+from tests.ops.delta_checks import prepared
 from tests.ops.plain_kernels import PlainKernels
 
 D, F, H, K, E, V = 24, 40, 4, 2, 16, 50
@@ -31,11 +34,24 @@ CPU = torch.device("cpu")
 IDS = torch.arange(100).numpy()
 
 
+KERNELS = (
+    "norm_rows",
+    "heads",
+    "copy_slots",
+    "attention",
+    "short_convolution",
+    "delta_rule",
+    "add_rows",
+    "gated",
+    "linear_nll",
+)
+
+
 class Untouched(PlainKernels):
     """Kernels that must not be reached."""
 
     def __getattribute__(self, name):
-        if name in ("norm_rows", "heads", "copy_slots", "attention", "add_rows", "gated", "linear_nll"):
+        if name in KERNELS:
             pytest.fail(f"kernel {name} was reached")
         return super().__getattribute__(name)
 
@@ -99,6 +115,44 @@ def test_weights_that_do_not_fit_are_refused(operators, message):
     with pytest.raises(BackendError) as raised:
         operators.prepare_layer(layer(**PREPARED[message]))
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_value_heads": 3}, "3 value heads do not share 2 key heads evenly"),
+        ({"qkv_proj": torch.zeros(5, 56)}, "qkv_proj has shape"),
+        ({"decay_write_proj": torch.zeros(5, 56)}, "decay_write_proj has shape"),
+        ({"log_rate_H": torch.zeros(3)}, "log_rate has shape"),
+        ({"time_bias_H": torch.zeros(5)}, "time_bias has shape"),
+        ({"conv_CW": torch.zeros(3, 4)}, "the filter has shape"),
+        ({"norm": Norm(torch.ones(3), 1e-6)}, "delta_rule's norm has shape"),
+        ({"head_norm": Norm(torch.ones(3), 1e-6)}, "heads' norm has shape"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_weights_of_a_delta_rule_that_do_not_fit_are_refused(operators, changes, message):
+    weights = make_weights((2, 4, 6, 6, 4))
+    prepared(weights, operators)
+    with pytest.raises(BackendError, match=message):
+        prepared(replace(weights, **changes), operators)
+
+
+def test_a_delta_rule_refuses(operators):
+    case = Case(lone(5, np.random.default_rng(0)), make_weights((2, 4, 6, 6, 4)))
+    weights, pages = prepared(case.weights, operators), case.pages
+    refused = {
+        r"x has shape \[5, 55\], expected \[\*, 56\]": (case.x[:, 1:].contiguous(), pages),
+        r"positions_T has shape \[5\], expected \[4\]": (case.x[1:].contiguous(), pages),
+        "x is torch.float64": (case.x.double(), pages),
+        "slots_T holds": (case.x, replace(pages, slots_T=pages.slots_T + 10_000, derived={})),
+        "kv_indices holds": (case.x, replace(pages, kv_indices=pages.kv_indices + 50, derived={})),
+    }
+    for message, (x_TD, changed) in refused.items():
+        with pytest.raises(BackendError, match=message):
+            operators.delta_rule(x_TD, changed, weights, lane=Lane.FP32)
+    with pytest.raises(BackendError, match="lane is bf16, expected fp32"):
+        operators.delta_rule(case.x, pages, weights, lane=Lane.BF16)
 
 
 def test_a_head_size_without_a_kernel_is_refused_with_the_weights():
