@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from psyfast.model.traits import DeltaTraits, Traits
+from psyfast.ops.cpu_packing import BLOCK_COLUMNS, MAX_BLOCKS
 from psyfast.ops.gpu.products import TEMPORARY_BYTES
 from psyfast.ops.records import Lane
 from psyfast.ops.reference import ROWS_A_CHUNK, ROWS_A_TILE
@@ -15,7 +16,6 @@ from psyfast.ops.registry import Operators
 from psyfast.plan.memory import ModelSizes
 
 PANEL = 64
-READ_COLUMNS = 512
 TABLES_BYTES_A_SLOT = 64
 HOST_BYTES_A_SLOT = 512
 """Ids, positions and tables of the plan, the transcripts themselves, and their rows of the results."""
@@ -75,7 +75,7 @@ def _native(traits: Traits, lane: Lane) -> ModelSizes:
         num_layers=traits.num_layers,
         layer_bytes=operand * (mixer + 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F),
         head_bytes=operand * _up(traits.vocab_size, PANEL) * D,
-        reading_bytes=3 * READ_COLUMNS * max(D, F, HE) * operand,
+        reading_bytes=BLOCK_COLUMNS * operand * max(3 * max(D, F, HE), 2 * MAX_BLOCKS * D),  # a layer, or the head
         slot_bytes=slot + HOST_BYTES_A_SLOT,
     )
 

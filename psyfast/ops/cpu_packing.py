@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from psyfast.ops.records import DeferredMatrix, Lane, Matrix
 
 BLOCK_COLUMNS = 8 * PANEL_COLUMNS
 """Columns of a deferred matrix that are read and packed at a time: a few megabytes, packed while in the cache."""
+MAX_BLOCKS = 4
+"""That are read and packed at once."""
 ALIGNMENT = 64
 
 
@@ -37,9 +41,18 @@ def pack(
         _pack_into(panels, weight, columns, lane, threads)
         return panels
     words_a_panel = native.load().packed_words(PANEL_COLUMNS, inner, lane.value)
-    for start in range(0, len(columns), BLOCK_COLUMNS):
+
+    def read_and_pack(start: int) -> None:
         rows, place = _read_rows(weight, columns[start : start + BLOCK_COLUMNS])
-        _pack_into(panels[start // PANEL_COLUMNS * words_a_panel :], rows, place, lane, threads)
+        _pack_into(panels[start // PANEL_COLUMNS * words_a_panel :], rows, place, lane, 1)
+
+    starts = range(0, len(columns), BLOCK_COLUMNS)
+    if threads == 1:
+        for start in starts:
+            read_and_pack(start)
+    else:  # a block each: reading one takes as long as packing it
+        with ThreadPoolExecutor(min(threads, MAX_BLOCKS)) as pool:
+            list(pool.map(read_and_pack, starts))
     return panels
 
 
