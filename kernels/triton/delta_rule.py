@@ -318,14 +318,14 @@ def state_options(key_dim: int, value_dim: int) -> dict[str, Any]:
 
 
 def builds(capability: int) -> Iterator[Build]:
-    """Heads of Qwen3.5, the largest, and such as end inside of a tile; the same for all generations."""
+    """Heads of Qwen3.5, the largest, and one that ends inside of a tile; the same for all generations."""
     del capability
     types = dict.fromkeys(
         ("qkv", "log_decay", "write", "w", "u0", "mixing", "fading", "states", "o", "memory"), "*fp32"
     )
     types |= dict.fromkeys(("rows", "pieces", "chunks"), "*i32")
     types |= dict.fromkeys(("first_piece", "num_pieces", "first_chunk", "num_chunks", "C", "H", "group"), "i32")
-    for key_dim, value_dim in ((128, 128), (256, 256), (200, 100), (24, 32)):
+    for key_dim, value_dim in ((128, 128), (256, 256), (24, 32)):
         sizes = f"{key_dim}x{value_dim}"
         yield build_of(chunk_kernel, f"delta_rule/chunks/{sizes}", types, chunk_options(key_dim, value_dim), ("C",))
         yield build_of(state_kernel, f"delta_rule/states/{sizes}", types, state_options(key_dim, value_dim), ("C",))
