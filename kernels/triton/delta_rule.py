@@ -40,17 +40,16 @@ _FIXED_NUMBERS = 64 * 64 + 2 * 64  # M, exp(c), exp(c₆₃ − c)
 
 
 @triton.jit
-def _matrices(q, k, row_at, there, E: tl.constexpr):
-    """K Kᵀ and Q Kᵀ of a chunk's rows, each [64, 64]."""
-    kk = tl.zeros([CHUNK, CHUNK], tl.float32)
-    qk = tl.zeros([CHUNK, CHUNK], tl.float32)
+def _faded_product(x, k, row_at, there, high, low, E: tl.constexpr):
+    """(X Kᵀ) ∘ D of a chunk's rows, [64, 64]; what stands above the diagonal is not of use."""
+    product = tl.zeros([CHUNK, CHUNK], tl.float32)
     for start in tl.range(0, E, DEPTH):
         e = start + tl.arange(0, DEPTH)[None, :]
         mask = there[:, None] & (e < E)
         right = tl.trans(tl.load(k + row_at[:, None] + e, mask=mask, other=0.0))
-        kk = tl.dot(tl.load(k + row_at[:, None] + e, mask=mask, other=0.0), right, kk, input_precision="ieee")
-        qk = tl.dot(tl.load(q + row_at[:, None] + e, mask=mask, other=0.0), right, qk, input_precision="ieee")
-    return kk, qk
+        left = tl.load(x + row_at[:, None] + e, mask=mask, other=0.0)
+        product = tl.dot(left, right, product, input_precision="ieee")
+    return product * tl.exp2(((high[:, None] - high[None, :]) + (low[:, None] - low[None, :])) * LOG2E)
 
 
 @triton.jit
@@ -143,14 +142,12 @@ def chunk_kernel(
         beta = tl.load(write + row * H + head, mask=there, other=0.0)
         high = c.to(tl.float32)
         low = (c - high).to(tl.float32)
-        kk, qk = _matrices(q, k, row * C, there, E)
-        between = tl.exp2(((high[:, None] - high[None, :]) + (low[:, None] - low[None, :])) * LOG2E)
-        system_here = tl.where(place[:, None] > place[None, :], kk * between * beta[:, None], 0.0)
-        out = work  # of a group, whose elements int32 can number
         tl.debug_barrier()  # the last work's L and factors are read
-        tl.store(system + square, system_here)
-        mixing_here = tl.where(place[:, None] >= place[None, :], qk * between, 0.0)
-        tl.store(mixing + out * CHUNK * CHUNK + square, mixing_here)
+        faded = _faded_product(k, k, row * C, there, high, low, E)
+        tl.store(system + square, tl.where(place[:, None] > place[None, :], faded * beta[:, None], 0.0))
+        out = work  # of a group, whose elements int32 can number
+        faded = _faded_product(q, k, row * C, there, high, low, E)
+        tl.store(mixing + out * CHUNK * CHUNK + square, tl.where(place[:, None] >= place[None, :], faded, 0.0))
         decay = tl.exp2((high + low) * LOG2E)
         c_last = tl.sum(tl.where(place == CHUNK - 1, c, 0.0), 0)
         tl.store(fading + out * 2 * CHUNK + place, decay)

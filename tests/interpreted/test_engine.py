@@ -6,7 +6,16 @@ from psyfast.errors import BackendError
 from psyfast.ops.gpu.triton_kernels import TritonKernels
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import describe, resolve
-from tests.device_engines import HEADS, check_engine, check_real_transcript, engine_of, reference_scores, small_corpus
+from tests.device_engines import (
+    HEADS,
+    assert_as_reference,
+    check_engine,
+    check_real_transcript,
+    engine_of,
+    engine_over,
+    reference_scores,
+    small_corpus,
+)
 from tests.family_models import make_case
 from tests.test_bits import scores_of
 from tests.tiny import make_llama
@@ -19,7 +28,9 @@ def test_a_tiny_llama(tmp_path):
 
 
 def test_a_tiny_qwen3_5(tmp_path):
-    check_engine(make_case(tmp_path / "model", "qwen3.5, tied, delta rule last, wide filter"), TritonKernels())
+    folder = make_case(tmp_path / "model", "qwen3.5, tied, delta rule last, wide filter")
+    got = scores_of(engine_over(folder, TritonKernels(), Lane.FP32), small_corpus())
+    assert_as_reference(got, folder, small_corpus(), Lane.FP32)
 
 
 def test_a_real_transcript(shared_dir, tmp_path):
