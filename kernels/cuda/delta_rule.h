@@ -1,4 +1,5 @@
-// The gated delta rule and the short convolution before it; see delta_rule.cu. Device pointers, row-major.
+// The short convolution (short_convolution.cu) and the gated delta rule behind it (delta_rule.cu). Device
+// pointers, row-major.
 #pragma once
 
 #include "device.h"

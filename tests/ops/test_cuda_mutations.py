@@ -46,7 +46,7 @@ def all_mutants() -> list[Mutant]:
 
 @cache
 def sound_objects(folder: Path) -> dict[str, Path]:
-    sources = {part: KERNELS / f"{part}.cu" for part in PARTS} | {"test": ROOT / "tests" / "native" / "cuda_test.cc"}
+    sources = {path.stem: path for path in KERNELS.glob("*.cu")} | {"test": ROOT / "tests" / "native" / "cuda_test.cc"}
     return {name: compile_object("thread", source, folder / f"{name}.o") for name, source in sources.items()}
 
 
