@@ -22,12 +22,11 @@ from psyfast.model.rope import RopeTraits
 from psyfast.model.traits import Traits
 from psyfast.ops.gpu.delta_plan import delta_plan_of
 from psyfast.ops.gpu.kernel_set import DeltaPlan, DeltaSizes, DeviceKernels
+from psyfast.ops.gpu.products import TEMPORARY_BYTES
 from psyfast.ops.paths import tap_rows
 from psyfast.ops.records import Pages
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
-
-SCRATCH_BYTES = 1 << 29
 
 
 def pages_of(requests: Sequence[Request], device: torch.device) -> Pages:
@@ -92,18 +91,15 @@ class DeltaRule:
     dtype = torch.float32
 
     @classmethod
-    def random(
-        cls, requests: Sequence[Request], sizes: DeltaSizes, device: torch.device, kernels: DeviceKernels = IN_TORCH
-    ) -> DeltaRule:
-        """Q and k of unit length; half-lives from a fraction of a token to hundreds. kernels: whose groups the plan has."""
+    def random(cls, requests: Sequence[Request], sizes: DeltaSizes, device: torch.device) -> DeltaRule:
+        """Q and k of unit length; half-lives from a fraction of a token to hundreds."""
         convolved = ShortConvolution.random(requests, sizes, 1, device)
         T, H = len(convolved.qkv_TC), sizes.num_value_heads
-        max_chunks = max(1, SCRATCH_BYTES // kernels.delta_chunk_bytes(sizes))
         return cls(
             convolved.run(IN_TORCH)["qkv"],
             -torch.exp2(torch.empty(T, H, device=device).uniform_(-9, 3)),
             torch.rand(T, H, device=device),
-            delta_plan_of(pages_of(requests, device), max_chunks),
+            delta_plan_of(pages_of(requests, device), sizes.chunks_within(TEMPORARY_BYTES)),
             sizes,
         )
 

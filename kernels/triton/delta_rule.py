@@ -36,7 +36,6 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 MAX_DIM = 256
 _PROGRAMS_A_MULTIPROCESSOR = 4
-_FIXED_NUMBERS = 64 * 64 + 2 * 64  # M, exp(c), exp(c₆₃ − c)
 
 
 @triton.jit
@@ -273,16 +272,18 @@ def state_kernel(
         tl.debug_barrier()  # the last state is copied before the next work's is written
 
 
-def delta_rule(
-    qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: Any, *, key_dim: int, value_dim: int
-) -> Tensor:
-    """Outputs of the value heads, o_THV fp32. qkv_TC: q / √E and k of unit length, v. plan: a psyfast.ops.gpu.delta_plan.DeltaPlan."""
-    (T, C), H, E, V = qkv_TC.shape, log_decay_TH.shape[1], key_dim, value_dim
-    group = H * 2 * E // (C - H * V)
+def delta_rule(qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: Any, sizes: Any) -> Tensor:
+    """Outputs of the value heads, o_THV fp32. qkv_TC: q / √E and k of unit length, v.
+
+    plan, sizes: a DeltaPlan and DeltaSizes of psyfast.ops.gpu.kernel_set.
+    """
+    T, C = qkv_TC.shape
+    H, E, V = sizes.num_value_heads, sizes.key_dim, sizes.value_dim
+    group = H // sizes.num_key_heads
     o_THV = qkv_TC.new_empty(T, H, V)
     states = qkv_TC.new_empty(max(1, plan.num_states), H, E, V)
-    most = max((group.num_chunks for group in plan.groups), default=0)
-    w, u0, mixing, fading = (qkv_TC.new_empty(most * H * numbers) for numbers in (64 * E, 64 * V, 64 * 64, 2 * 64))
+    most = max((part.num_chunks for part in plan.groups), default=0)
+    w, u0, mixing, fading = (qkv_TC.new_empty(most * H * numbers) for numbers in sizes.chunk_numbers)
     programs = _PROGRAMS_A_MULTIPROCESSOR * num_programs(qkv_TC)
     of_chunks, of_states = chunk_options(E, V), state_options(E, V)
     columns = of_states["COLUMNS"]
@@ -297,11 +298,6 @@ def delta_rule(
             part.first_piece, part.num_pieces, part.first_chunk, C, H, group, **of_states,
         )  # fmt: skip
     return o_THV
-
-
-def chunk_bytes(num_value_heads: int, key_dim: int, value_dim: int) -> int:
-    """What is kept of a chunk between the two kernels."""
-    return 4 * num_value_heads * (64 * (key_dim + value_dim) + _FIXED_NUMBERS)
 
 
 def chunk_options(key_dim: int, value_dim: int) -> dict[str, Any]:

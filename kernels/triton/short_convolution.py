@@ -60,16 +60,15 @@ def convolution_kernel(
     tl.store(out + at, y, mask=(rows < T)[:, None] & (e < SIZE)[None, :])
 
 
-def short_convolution(
-    qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, *, num_key_heads: int, key_dim: int, value_dim: int
-) -> Tensor:
+def short_convolution(qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: Any) -> Tensor:
     """Queries, keys and values as the recurrence reads them, [T, C] fp32.
 
-    path_WT: int32, the row that each tap reads, −1 where the path had not begun. taps_WC: fp32, in that order.
+    path_WT: int32, the row that each tap reads, −1 where the path had not begun. taps_WC: fp32, in that order. sizes: a
+    DeltaSizes of psyfast.ops.gpu.kernel_set.
     """
     out_TC = torch.empty_like(qkv_TC)
-    (T, C), K, E, V = qkv_TC.shape, num_key_heads, key_dim, value_dim
-    for first, num_heads, size, unit in ((0, 2 * K, E, True), (2 * K * E, (C - 2 * K * E) // V, V, False)):
+    (T, C), K, E, V = qkv_TC.shape, sizes.num_key_heads, sizes.key_dim, sizes.value_dim
+    for first, num_heads, size, unit in ((0, 2 * K, E, True), (2 * K * E, sizes.num_value_heads, V, False)):
         options = convolution_options(len(taps_WC), size, unit)
         if T > 0:
             convolution_kernel[(triton.cdiv(T, options["ROWS"]), num_heads)](

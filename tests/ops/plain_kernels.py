@@ -39,7 +39,6 @@ class PlainKernels:
     query_rows: int = 32
     key_pages: int = 2
     compute: torch.dtype = torch.float32
-    chunk_bytes: int = 1 << 20
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         return self.query_rows, self.key_pages
@@ -78,9 +77,6 @@ class PlainKernels:
 
     def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
         """All sizes are right."""
-
-    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
-        return self.chunk_bytes
 
     def short_convolution(self, qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: DeltaSizes) -> Tensor:
         K, H, E, V = sizes.num_key_heads, sizes.num_value_heads, sizes.key_dim, sizes.value_dim

@@ -17,7 +17,6 @@ from torch import Tensor
 from psyfast.errors import BackendError
 from psyfast.ops.gpu.checks import check_delta_limits
 from psyfast.ops.gpu.kernel_set import (
-    CHUNK_ROWS,
     AttentionTiles,
     DeltaPlan,
     DeltaSizes,
@@ -53,10 +52,6 @@ class CudaKernels:
     def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
         """BackendError for heads above 256 and filters of more than 64 taps."""
         check_delta_limits(self.name, sizes, num_taps, self._module.MAX_DELTA_DIM, self._module.MAX_TAPS)
-
-    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
-        """What `delta_rule` keeps of each chunk of a group."""
-        return 4 * sizes.num_value_heads * sum(_chunk_numbers(sizes))
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         """(query_rows, key_pages); BackendError for a head dimension that the kernel lacks."""
@@ -217,7 +212,7 @@ class CudaKernels:
         o_THV = qkv_TC.new_empty(len(qkv_TC), H, V)
         states = qkv_TC.new_empty(max(1, plan.num_states), H, E, V)
         most = max((group.num_chunks for group in plan.groups), default=0)
-        w, u0, mixing, fading = (qkv_TC.new_empty(most * H * numbers) for numbers in _chunk_numbers(sizes))
+        w, u0, mixing, fading = (qkv_TC.new_empty(most * H * numbers) for numbers in sizes.chunk_numbers)
         for group in plan.groups:
             self._call(
                 self._module.delta_rule,
@@ -325,11 +320,6 @@ class CudaKernels:
                 kernel(**arguments, stream=stream)
         except (ValueError, RuntimeError) as error:  # std::invalid_argument, and what a launch reports
             raise BackendError(f"{kernel.__name__}: {error}") from error
-
-
-def _chunk_numbers(sizes: DeltaSizes) -> tuple[int, int, int, int]:
-    """Of W, U₀, the mixing and the two decays of a value head in a chunk."""
-    return CHUNK_ROWS * sizes.key_dim, CHUNK_ROWS * sizes.value_dim, CHUNK_ROWS * CHUNK_ROWS, 2 * CHUNK_ROWS
 
 
 def _address(tensor: Tensor | None) -> int:

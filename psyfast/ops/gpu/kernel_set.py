@@ -90,6 +90,15 @@ class DeltaSizes:
     key_dim: int
     value_dim: int
 
+    @property
+    def chunk_numbers(self) -> tuple[int, int, int, int]:
+        """fp32 numbers that stand between two kernels for a value head of a chunk: W [64, E], U₀ [64, V], M [64, 64], decays [2, 64]."""
+        return CHUNK_ROWS * self.key_dim, CHUNK_ROWS * self.value_dim, CHUNK_ROWS * CHUNK_ROWS, 2 * CHUNK_ROWS
+
+    def chunks_within(self, num_bytes: int) -> int:
+        """The chunks for which they take at most so many bytes, at least one."""
+        return max(1, num_bytes // (4 * self.num_value_heads * sum(self.chunk_numbers)))
+
 
 @dataclass(frozen=True)
 class DeltaGroup:
@@ -148,10 +157,6 @@ class DeviceKernels(Protocol):
 
     def check_delta_sizes(self, sizes: DeltaSizes, num_taps: int) -> None:
         """BackendError for heads or filters that `short_convolution` and `delta_rule` do not take."""
-        ...
-
-    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
-        """What `delta_rule` keeps of each chunk of a group."""
         ...
 
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:

@@ -173,7 +173,7 @@ class DeviceOperators:
         H, V = sizes.num_value_heads, sizes.value_dim
         if len(x_TD) == 0:
             return x_TD.new_empty(0, H * V, dtype=self.operand)
-        plan = delta_plan_of(pages, max(1, TEMPORARY_BYTES // kernels.delta_chunk_bytes(sizes)))
+        plan = delta_plan_of(pages, sizes.chunks_within(TEMPORARY_BYTES))
         qkv_TC, log_decay_TH, write_TH = (
             x_TD.new_empty(len(x_TD), C),
             x_TD.new_empty(len(x_TD), H),

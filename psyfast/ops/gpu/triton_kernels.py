@@ -28,11 +28,6 @@ class TritonKernels:
         """BackendError for heads above 256 and filters of more than 64 taps."""
         check_delta_limits(self.name, sizes, num_taps, delta_rule.MAX_DIM, short_convolution.MAX_TAPS)
 
-    def delta_chunk_bytes(self, sizes: DeltaSizes) -> int:
-        """What `delta_rule` keeps of each chunk of a group."""
-        kept: int = delta_rule.chunk_bytes(sizes.num_value_heads, sizes.key_dim, sizes.value_dim)
-        return kept
-
     def tile_shape(self, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
         """(query_rows, key_pages); BackendError for a head dimension that the kernel lacks."""
         if head_dim not in attention.HEAD_DIMS:
@@ -100,23 +95,14 @@ class TritonKernels:
 
     def short_convolution(self, qkv_TC: Tensor, path_WT: Tensor, taps_WC: Tensor, sizes: DeltaSizes) -> Tensor:
         """Silu of a causal filter along each row's path, q and k then of unit length, q divided by √E."""
-        out_TC: Tensor = short_convolution.short_convolution(
-            qkv_TC,
-            path_WT,
-            taps_WC,
-            num_key_heads=sizes.num_key_heads,
-            key_dim=sizes.key_dim,
-            value_dim=sizes.value_dim,
-        )
+        out_TC: Tensor = short_convolution.short_convolution(qkv_TC, path_WT, taps_WC, sizes)
         return out_TC
 
     def delta_rule(
         self, qkv_TC: Tensor, log_decay_TH: Tensor, write_TH: Tensor, plan: DeltaPlan, sizes: DeltaSizes
     ) -> Tensor:
         """The gated delta rule along every path, o_THV."""
-        o_THV: Tensor = delta_rule.delta_rule(
-            qkv_TC, log_decay_TH, write_TH, plan, key_dim=sizes.key_dim, value_dim=sizes.value_dim
-        )
+        o_THV: Tensor = delta_rule.delta_rule(qkv_TC, log_decay_TH, write_TH, plan, sizes)
         return o_THV
 
     def add_rows(self, x_TD: Tensor, y_TD: Tensor, bias_D: Tensor | None, norm: DeviceNorm | None) -> None:
