@@ -10,8 +10,9 @@ from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.config import traits_from_config
-from psyfast.model.load.config_file import read_config
+from psyfast.model.load.config_file import context_length, read_config
 from psyfast.model.load.gguf_config import traits_from_gguf
+from psyfast.model.load.locate import locate
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits
@@ -202,11 +203,27 @@ def test_gguf_of_another_architecture_is_refused():
         traits_from_gguf({"general.architecture": "mamba"}, {}, "file")
 
 
+def test_what_turns_of_a_head_in_gguf_is_the_number_that_the_file_says():
+    """46 · (26 / 46) is 25.999…, of which 25 would turn."""
+    said = {"block_count": 4, "context_length": 99, "embedding_length": 92, "feed_forward_length": 8}
+    said |= {"attention.head_count": 2, "attention.key_length": 46, "rope.dimension_count": 26}
+    sizes = {"conv_kernel": 4, "state_size": 8, "group_count": 2, "time_step_rank": 2, "inner_size": 16}
+    said |= {f"ssm.{key}": value for key, value in sizes.items()}
+    metadata = {"general.architecture": "qwen35", **{f"qwen35.{key}": value for key, value in said.items()}}
+    traits = traits_from_gguf(metadata, {"model.embed_tokens.weight": (9, 92)}, "file")
+    assert len(traits.rope.inv_freq(traits.head_dim)) == 13
+
+
 def test_tied_models_may_store_their_head_again(tmp_path):
     traits, _ = load(make_llama(tmp_path, tie_word_embeddings=True))
     files = SafetensorsFiles(tmp_path)
     files.shapes["lm_head.weight"] = files.shapes["model.embed_tokens.weight"]
     check_tensors(files, traits, "here")
+
+
+def test_a_text_configuration_that_is_null_is_none(tmp_path):
+    edited(make_llama(tmp_path), text_config=None)
+    assert context_length(locate(str(tmp_path))) == load(tmp_path)[0].max_positions
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "gguf", "Q8_0"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from psyfast.errors import ModelError
+from psyfast.model.load.config_values import object_at
 from psyfast.model.load.locate import Located
 
 
@@ -34,6 +35,6 @@ def context_length(located: Located) -> int | None:
         metadata = GgufHeader(located.path).metadata
         length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     else:
-        config = read_config(located.path)
-        length = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+        config, key = read_config(located.path), "max_position_embeddings"
+        length = config.get(key, object_at(config, "text_config", str(located.path)).get(key))
     return length if isinstance(length, int) else None
