@@ -8,15 +8,16 @@ import torch
 
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.config_file import context_length, read_config
 from psyfast.model.load.gguf_config import traits_from_gguf
 from psyfast.model.load.locate import locate
+from psyfast.model.load.model import load_model
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits
 from psyfast.ops.records import Lane, in_memory
+from psyfast.ops.registry import resolve
 from tests.gguf_files import write_model
 from tests.tiny import make_llama
 
@@ -214,11 +215,31 @@ def test_what_turns_of_a_head_in_gguf_is_the_number_that_the_file_says():
     assert len(traits.rope.inv_freq(traits.head_dim)) == 13
 
 
-def test_tied_models_may_store_their_head_again(tmp_path):
-    traits, _ = load(make_llama(tmp_path, tie_word_embeddings=True))
-    files = SafetensorsFiles(tmp_path)
-    files.shapes["lm_head.weight"] = files.shapes["model.embed_tokens.weight"]
-    check_tensors(files, traits, "here")
+@pytest.mark.parametrize("head", ["again", "its own", "misshapen"])
+def test_a_head_beside_a_tied_embedding_must_be_the_embedding(tmp_path, head):
+    """transformers 5 takes the stored one, earlier versions the embedding."""
+    from safetensors.torch import load_file, save_file
+
+    path = make_llama(tmp_path, tie_word_embeddings=True) / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    if head == "its own":
+        tensors["lm_head.weight"][-1, -1] += 1
+    elif head == "misshapen":
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][:-1].clone()
+    save_file(tensors, path)
+    operators = resolve("reference", "cpu", Lane.FP32)
+    if head == "again":
+        load_model(locate(str(tmp_path)), operators)
+        return
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' (differs from the embedding|has shape)"):
+        load_model(locate(str(tmp_path)), operators)
+
+
+def test_a_head_that_is_missing_may_be_the_embedding(tmp_path):
+    edited(make_llama(tmp_path, tie_word_embeddings=True), tie_word_embeddings=...)
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' .* is missing.* set 'tie_word_embeddings' to true"):
+        load(tmp_path)
 
 
 def test_a_text_configuration_that_is_null_is_none(tmp_path):

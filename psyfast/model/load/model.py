@@ -14,7 +14,7 @@ import torch
 from psyfast.errors import ModelError
 from psyfast.model.load.adapter import AdaptedFiles, brings_a_head, read_adapter
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.checks import check_tensors
+from psyfast.model.load.checks import check_tensors, check_tied_head
 from psyfast.model.load.config import quantisation_of, traits_from_config
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.config_values import positive_at
@@ -114,6 +114,7 @@ def load_together(
     base, where = located[0], str(located[0].path)
     assert all(one.path == base.path for one in located)
     traits, files = _open_base(base)
+    check_tied_head(files, traits, where)
     if len(located) > 1:
         at_once = LAYERS_AT_ONCE if streamed else loading_threads()
         files = SharedFiles(files, len(located), at_once)
