@@ -133,7 +133,7 @@ def load_together(
         else:
             weights = load_resident(assemblers, traits.num_layers, operators.prepare_layer)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        raise ModelError(f"{where}: cannot be loaded into memory ({error}); use a smaller model") from error
+        raise ModelError(f"{where}: cannot be loaded ({error}); where memory is short, use a smaller model") from error
     return [
         LoadedModel(one.model_id, traits, held, its.files, its.stored_as(), num_heads_of([one]) == 1)
         for one, held, its in zip(located, weights, adapted, strict=True)
