@@ -6,18 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from psyfast.config import ScoreConfig
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.config_file import context_length, read_config
 from psyfast.model.load.gguf_config import traits_from_gguf
 from psyfast.model.load.locate import locate
-from psyfast.model.load.model import load_model
+from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits
 from psyfast.ops.records import Lane, in_memory
 from psyfast.ops.registry import resolve
+from psyfast.process_memory import planned_memory
 from tests.gguf_files import write_model
 from tests.tiny import make_llama
 
@@ -129,6 +131,33 @@ def test_a_missing_shard_is_named(tmp_path):
     sorted(tmp_path.glob("*.safetensors"))[1].unlink()
     with pytest.raises(ModelError, match="model-00002"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("said", ['{"weight_map": {"a": 1}}', '{"weight_map": [1]}', "[" * 100_000])
+def test_an_index_that_names_no_files_is_named(tmp_path, said):
+    make_llama(tmp_path, shard="60KB")
+    (tmp_path / "model.safetensors.index.json").write_text(said)
+    with pytest.raises(ModelError, match=r"index\.json: has no readable 'weight_map'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, '{"vocab_size": ' + "9" * 5000 + "}"], ids=["deep", "long"])
+def test_json_that_python_does_not_read_is_named(tmp_path, said):
+    (make_llama(tmp_path) / "config.json").write_text(said)
+    with pytest.raises(ModelError, match=r"config\.json: cannot be read as JSON"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_text_body_is_refused_before_anything_is_planned(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = make_llama(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, path)
+    config = ScoreConfig((str(tmp_path),), ("data.jsonl",))
+    with pytest.raises(ModelError, match=r"'model\.embed_tokens\.weight' .* is missing"):
+        planned_memory(config, resolve("reference", "cpu", Lane.FP32), *open_model(locate(str(tmp_path))))
 
 
 @pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling"])

@@ -109,7 +109,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     path = folder / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path}: cannot be read as JSON ({error}); an adapter's folder holds {ADAPTER_CONFIG}"
         ) from error

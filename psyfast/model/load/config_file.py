@@ -20,7 +20,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder}: no config.json there; a model folder holds config.json and *.safetensors"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
         raise ModelError(f"{path}: cannot be read as JSON ({error}); download the file again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: got a JSON {type(config).__name__}, expected an object; download the file again")
