@@ -138,6 +138,8 @@ def test_what_is_printed(tmp_path, data, monkeypatch):
     assert max(map(len, shown.output.splitlines())) <= 80
     for said in ("12 transcripts", "linear", "h100", "is an assumption", "1 such machine for an end within 2h"):
         assert said in " ".join(shown.output.split())
+    one = CliRunner().invoke(app, ["plan", str(data), "--model", str(model), "--limit", "1", "--device", "h100"])
+    assert "1 transcript, " in one.output and "in 1 window" in " ".join(one.output.split())
     as_json = CliRunner().invoke(app, ["plan", str(data), "--model", str(model), "--json"])
     (row,) = json.loads(as_json.output)
     assert row["machines"] is None and row["counted"]["num_transcripts"] == 12 and row["total_seconds"] > START_SECONDS
