@@ -122,7 +122,9 @@ def _fp8(name: str, parts: Mapping[str, RawTensor], settings: Settings, where: s
     block = settings.get("weight_block_size")
     if not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
         raise ModelError(f"{where}: 'weight_block_size' is {block!r}; FP8 weights are read with two block sizes")
-    if settings.get("fmt", "e4m3") != "e4m3" or "" not in parts:
+    if "" not in parts:
+        raise ModelError(f"{where}: tensor '{name}' is missing, whose scales are there; download the model again")
+    if settings.get("fmt", "e4m3") != "e4m3":
         raise ModelError(f"{where}: '{name}' is no FP8 matrix of e4m3 ({settings.get('fmt')!r}); nothing else is read")
     return fp8_blocks(parts[""], parts["_scale_inv"], (block[0], block[1]))
 
