@@ -9,6 +9,7 @@ import torch
 
 from psyfast.config import ScoreConfig
 from psyfast.footprint import model_sizes, sizes_together
+from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.streamed import READ_AHEAD
 from psyfast.model.load.tensors import TensorFiles
@@ -38,11 +39,15 @@ def planned_memory(
 ) -> MemoryPlan:
     """Plan one model's run as things stand in this process; UsageError where the limit cannot hold it.
 
+    ModelError where the files do not hold the model that the traits describe.
+
     slots: of the longest transcript. window_slots: where they are given. still_to_load: bytes that the process will have
     taken by the time that weights are read. num_together: adapters over this base that are run in step; num_heads: different LM
     heads that they have between them; kept_bytes: of the base's values that are kept until all have read them.
     """
-    value_bytes, where = files.dtype(EMBEDDING).itemsize, str(files.files[0].parent)
+    where = str(files.files[0].parent)
+    check_tensors(files, traits, where)
+    value_bytes = files.dtype(EMBEDDING).itemsize
     return planned_memory_of(
         config,
         operators,

@@ -11,7 +11,7 @@ from psyfast.api import score
 from psyfast.cli import app
 from psyfast.config import ScoreConfig, seconds_of
 from psyfast.devices import DEVICES, device_named
-from psyfast.errors import UsageError
+from psyfast.errors import ModelError, UsageError
 from psyfast.forecast import DEVICE_SHARE, SHARES, START_SECONDS, forecast
 from psyfast.model.load.locate import BESIDE_WEIGHTS, HUB_FILES
 from psyfast.report.forecast_table import duration
@@ -104,7 +104,23 @@ def test_weights_need_not_be_there(tmp_path, data):
         json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4}})
     )
     assert planned(model, data).disk_bytes == without.num_params // 2
+    for quantised, message in (
+        ({"quant_method": "gptq", "bits": "four"}, "'bits' is 'four', expected a positive integer"),
+        ({"quant_method": "hqq"}, "quantised with 'hqq' cannot be read"),
+        ("gptq", "'quantization_config' is 'gptq', expected an object"),
+    ):
+        (model / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
+        with pytest.raises(ModelError, match=message):
+            planned(model, data)
     assert not any("safetensors" in name for name in BESIDE_WEIGHTS) and set(BESIDE_WEIGHTS) < set(HUB_FILES)
+
+
+def test_weights_that_are_there_must_fit(tmp_path, data):
+    model = make_llama(tmp_path / "model", max_position_embeddings=8192)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] + 1}))
+    with pytest.raises(ModelError, match=r"mlp\.gate_proj\.weight' has shape"):
+        planned(model, data)
 
 
 def test_a_streamed_model_is_read_once_a_window(tmp_path, data):
@@ -133,6 +149,8 @@ def test_what_is_printed(tmp_path, data, monkeypatch):
     assert max(map(len, shown.output.splitlines())) <= 80
     for said in ("12 transcripts", "linear", "h100", "is an assumption", "1 such machine for an end within 2h"):
         assert said in " ".join(shown.output.split())
+    one = CliRunner().invoke(app, ["plan", str(data), "--model", str(model), "--limit", "1", "--device", "h100"])
+    assert "1 transcript, " in one.output and "in 1 window" in " ".join(one.output.split())
     as_json = CliRunner().invoke(app, ["plan", str(data), "--model", str(model), "--json"])
     (row,) = json.loads(as_json.output)
     assert row["machines"] is None and row["counted"]["num_transcripts"] == 12 and row["total_seconds"] > START_SECONDS

@@ -145,6 +145,7 @@ FAMILIES: tuple[Family, ...] = (
         ("mistral",),
         windows="every",
         honours=_WINDOWED,
+        defaults={"sliding_window": 4096},
     ),
     Family(
         "Phi3ForCausalLM",

@@ -21,13 +21,13 @@ def forecast_table(found: Mapping[str, Any], machines: tuple[int, str] | None = 
     table.add_row("model", f"{escape(found['model_id'])}, {found['num_params'] / 1e9:.3g} billion weights")
     table.add_row(
         "data",
-        f"{counted['num_transcripts']:,} transcripts, {counted['num_responses']:,} responses, {counted['num_tokens']:,} tokens",
+        ", ".join(_many(counted[f"num_{thing}s"], thing) for thing in ("transcript", "response", "token")),
     )
     shared = counted["num_tokens"] / max(1, counted["num_unique"])
     table.add_row(
         "to compute",
-        f"{counted['num_unique']:,} tokens ({shared:.2f} times fewer by sharing), {counted['num_entries']:,} rows of the head, "
-        f"in {counted['num_windows']:,} window{'' if counted['num_windows'] == 1 else 's'}",
+        f"{_many(counted['num_unique'], 'token')} ({shared:.2f} times fewer by sharing), "
+        f"{_many(counted['num_entries'], 'row')} of the head, in {_many(counted['num_windows'], 'window')}",
     )
     parts = {part: required[part] for part in ("linear", "attention", "delta_rule", "head")}
     total = sum(parts.values())
@@ -50,9 +50,13 @@ def forecast_table(found: Mapping[str, Any], machines: tuple[int, str] | None = 
     if machines is not None:
         table.add_row(
             "machines",
-            f"{machines[0]:,} such machine{'s' if machines[0] > 1 else ''} for an end within {escape(machines[1])}",
+            f"{_many(machines[0], 'such machine')} for an end within {escape(machines[1])}",
         )
     return table
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 def _works_of(required: Mapping[str, Any]) -> dict[str, str]:

@@ -131,6 +131,11 @@ def test_the_bf16_lane_rounds_the_sum_once(tmp_path):
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4 changes the base"),
         ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number that fp32 can hold"),
+        ({"lora_alpha": 1e39}, "lora_alpha is 1e\\+39, expected a number that fp32 can hold"),
+        ({"alpha_pattern": [8]}, "'alpha_pattern' is \\[8\\], expected an object"),
+        ({"alpha_pattern": {"(": 8}}, "'\\(' in 'alpha_pattern' is no regular expression"),
+        ({"use_rslora": "false"}, "'use_rslora' is 'false', expected true or false"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_by_name(tmp_path, changes, message):
@@ -139,6 +144,16 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path, changes, message):
     path = tmp_path / "lora" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ModelError, match=message):
+        nlls(f"{base} + {tmp_path / 'lora'}")
+
+
+def test_factors_of_rank_0(tmp_path):
+    base = make_llama(tmp_path / "base")
+    make_adapter(base, tmp_path / "lora", r=4, target_modules=["up_proj"])
+    path = tmp_path / "lora" / "adapter_model.safetensors"
+    tensors = load_file(path).items()
+    save_file({name: (part[:0] if "lora_A" in name else part[:, :0]).contiguous() for name, part in tensors}, path)
+    with pytest.raises(ModelError, match="up_proj' has LoRA factors of rank 0"):
         nlls(f"{base} + {tmp_path / 'lora'}")
 
 

@@ -160,6 +160,21 @@ REFUSED = [
         "'partial_rotary_factor' is 1.5, expected a share of a head",
     ),
     ("Qwen3.5-0.8B", {"attention_bias": True}, "attention_bias = true"),
+    ("Llama-3.1-8B", {"head_dim": 127}, "'head_dim' is 127; expected an even number"),
+    ("Qwen3.5-0.8B", {"head_dim": 255}, "'head_dim' is 255 and 'partial_rotary_factor' 0.25, so that 63"),
+    ("Qwen3.5-0.8B", {"head_dim": 6}, "so that 1 of a head's numbers turn"),
+    (
+        "Qwen3.5-0.8B",
+        {"head_dim": 2},
+        "so that 0 of a head's numbers turn; expected an even number to turn, at least 2",
+    ),
+    ("Qwen2.5-7B", {"rope_scaling": {**YARN, "truncate": "false"}}, "'truncate' is 'false', expected true or false"),
+    ("Qwen2.5-7B", {"rope_theta": 0}, "'rope_theta' is 0, expected a positive number"),
+    ("Qwen2.5-7B", {"rope_theta": None}, "'rope_theta' is null, expected a value"),
+    ("gemma-3-270m", {"rope_local_base_freq": 0}, "'rope_theta' is 0, expected a positive number"),
+    ("Llama-3.1-8B", {"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000, expected at most 10,000"),
+    ("Llama-3.1-8B", {"architectures": 5}, "'architectures' is 5, expected a list of names"),
+    ("Llama-3.1-8B", {"architectures": "LlamaForCausalLM"}, "'architectures' is 'LlamaForCausalLM', expected a list"),
     ("Qwen3.5-0.8B", {"linear_num_value_heads": 24}, "24 value heads of linear attention"),
     ("Qwen3.5-0.8B", {"linear_num_key_heads": 0}, "'linear_num_key_heads' is 0"),
     ("Qwen3.5-0.8B", {"linear_conv_kernel_dim": "4"}, "'linear_conv_kernel_dim' is '4'"),
@@ -176,6 +191,53 @@ def test_what_cannot_be_honoured_is_refused_by_name(name, changes, message):
     (config["text_config"] if "text_config" in config and "text_config" not in changes else config).update(changes)
     with pytest.raises(ModelError, match=message):
         traits_from_config(config, "here")
+
+
+@pytest.mark.parametrize("architecture", sorted({config["architectures"][0] for config in PUBLISHED.values()}))
+@pytest.mark.parametrize(
+    "key",
+    [
+        "attention_bias",
+        "full_attention_interval",
+        "head_dim",
+        "hidden_act",
+        "hidden_activation",
+        "hidden_size",
+        "no_rope_layer_interval",
+        "partial_rotary_factor",
+        "query_pre_attn_scalar",
+        "rms_norm_eps",
+        "sliding_window_pattern",
+        "tie_word_embeddings",
+        "use_sliding_window",
+    ],
+)
+def test_null_is_refused_where_transformers_refuses_it(architecture, key):
+    """It would otherwise be the default of the key, or another one's."""
+    config = copy.deepcopy(next(config for config in PUBLISHED.values() if config["architectures"] == [architecture]))
+    text = config.get("text_config", config)
+    text |= {key: None, "layer_types": None}
+    import transformers
+
+    try:
+        getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(config))
+    except Exception as error:
+        assert "None" in str(error)
+        with pytest.raises(ModelError, match=f"'{key}' is null, expected"):
+            traits_from_config(config, "here")
+
+
+def test_a_key_that_is_missing_is_said_to_be():
+    config = {key: value for key, value in PUBLISHED["Qwen3-0.6B"].items() if key != "hidden_size"}
+    with pytest.raises(ModelError, match="'hidden_size' is missing, expected a positive integer"):
+        traits_from_config(config, "here")
+
+
+def test_a_mistral_that_says_nothing_of_its_window_has_that_of_the_first():
+    """As transformers reads it; newer ones say that they have none."""
+    config = {key: value for key, value in PUBLISHED["Mistral-7B-v0.1"].items() if key != "sliding_window"}
+    assert set(traits_from_config(config, "here").windows) == {4096}
+    assert set(traits_from_config({**config, "sliding_window": None}, "here").windows) == {None}
 
 
 def test_families_of_another_kind_are_refused_with_those_that_load():

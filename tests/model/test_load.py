@@ -6,16 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from psyfast.config import ScoreConfig
 from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
-from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.config import traits_from_config
-from psyfast.model.load.config_file import read_config
+from psyfast.model.load.config_file import context_length, read_config
 from psyfast.model.load.gguf_config import traits_from_gguf
+from psyfast.model.load.locate import locate
+from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits
 from psyfast.ops.records import Lane, in_memory
+from psyfast.ops.registry import resolve
+from psyfast.process_memory import planned_memory
 from tests.gguf_files import write_model
 from tests.tiny import make_llama
 
@@ -129,6 +133,33 @@ def test_a_missing_shard_is_named(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("said", ['{"weight_map": {"a": 1}}', '{"weight_map": [1]}', "[" * 100_000])
+def test_an_index_that_names_no_files_is_named(tmp_path, said):
+    make_llama(tmp_path, shard="60KB")
+    (tmp_path / "model.safetensors.index.json").write_text(said)
+    with pytest.raises(ModelError, match=r"index\.json: has no readable 'weight_map'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, '{"vocab_size": ' + "9" * 5000 + "}"], ids=["deep", "long"])
+def test_json_that_python_does_not_read_is_named(tmp_path, said):
+    (make_llama(tmp_path) / "config.json").write_text(said)
+    with pytest.raises(ModelError, match=r"config\.json: cannot be read as JSON"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_text_body_is_refused_before_anything_is_planned(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = make_llama(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, path)
+    config = ScoreConfig((str(tmp_path),), ("data.jsonl",))
+    with pytest.raises(ModelError, match=r"'model\.embed_tokens\.weight' .* is missing"):
+        planned_memory(config, resolve("reference", "cpu", Lane.FP32), *open_model(locate(str(tmp_path))))
+
+
 @pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling"])
 @pytest.mark.parametrize(
     "scaling",
@@ -202,11 +233,47 @@ def test_gguf_of_another_architecture_is_refused():
         traits_from_gguf({"general.architecture": "mamba"}, {}, "file")
 
 
-def test_tied_models_may_store_their_head_again(tmp_path):
-    traits, _ = load(make_llama(tmp_path, tie_word_embeddings=True))
-    files = SafetensorsFiles(tmp_path)
-    files.shapes["lm_head.weight"] = files.shapes["model.embed_tokens.weight"]
-    check_tensors(files, traits, "here")
+def test_what_turns_of_a_head_in_gguf_is_the_number_that_the_file_says():
+    """46 · (26 / 46) is 25.999…, of which 25 would turn."""
+    said = {"block_count": 4, "context_length": 99, "embedding_length": 92, "feed_forward_length": 8}
+    said |= {"attention.head_count": 2, "attention.key_length": 46, "rope.dimension_count": 26}
+    sizes = {"conv_kernel": 4, "state_size": 8, "group_count": 2, "time_step_rank": 2, "inner_size": 16}
+    said |= {f"ssm.{key}": value for key, value in sizes.items()}
+    metadata = {"general.architecture": "qwen35", **{f"qwen35.{key}": value for key, value in said.items()}}
+    traits = traits_from_gguf(metadata, {"model.embed_tokens.weight": (9, 92)}, "file")
+    assert len(traits.rope.inv_freq(traits.head_dim)) == 13
+
+
+@pytest.mark.parametrize("head", ["again", "its own", "misshapen"])
+def test_a_head_beside_a_tied_embedding_must_be_the_embedding(tmp_path, head):
+    """transformers 5 takes the stored one, earlier versions the embedding."""
+    from safetensors.torch import load_file, save_file
+
+    path = make_llama(tmp_path, tie_word_embeddings=True) / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    if head == "its own":
+        tensors["lm_head.weight"][-1, -1] += 1
+    elif head == "misshapen":
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][:-1].clone()
+    save_file(tensors, path)
+    operators = resolve("reference", "cpu", Lane.FP32)
+    if head == "again":
+        load_model(locate(str(tmp_path)), operators)
+        return
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' (differs from the embedding|has shape)"):
+        load_model(locate(str(tmp_path)), operators)
+
+
+def test_a_head_that_is_missing_may_be_the_embedding(tmp_path):
+    edited(make_llama(tmp_path, tie_word_embeddings=True), tie_word_embeddings=...)
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' .* is missing.* set 'tie_word_embeddings' to true"):
+        load(tmp_path)
+
+
+def test_a_text_configuration_that_is_null_is_none(tmp_path):
+    edited(make_llama(tmp_path), text_config=None)
+    assert context_length(locate(str(tmp_path))) == load(tmp_path)[0].max_positions
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "gguf", "Q8_0"])

@@ -239,6 +239,17 @@ def test_options_that_are_not_known_are_refused(tmp_path, settings, message):
         files_of(folder)
 
 
+def test_an_fp8_matrix_that_is_missing_is_named(tmp_path):
+    folder, (make, settings) = make_llama(tmp_path, **SIZES), FORMATS["fp8"]
+    replace_matrices(folder, make, settings)
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    del stored[DOWN]
+    save_file(stored, path)
+    with pytest.raises(ModelError, match=rf"tensor '{DOWN}' is missing, whose scales are there"):
+        files_of(folder)
+
+
 def test_a_configuration_that_is_no_object(tmp_path):
     folder = make_llama(tmp_path)
     config = json.loads((folder / "config.json").read_text())

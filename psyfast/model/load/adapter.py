@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import ModelError
+from psyfast.model.load.config_values import flag_at, object_at
 from psyfast.model.load.locate import ADAPTER_CONFIG
 from psyfast.model.load.names import EMBEDDING, FINAL_NORM, HEAD, plain_name
 from psyfast.model.load.stored import require_finite
@@ -24,6 +25,7 @@ from psyfast.model.load.tensors import SafetensorsFiles, TensorFiles, whole
 
 WEIGHTS = "adapter_model"
 ROWS_AT_ONCE = 512
+_GREATEST = torch.finfo(torch.float32).max
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "use_dora": (False,),
@@ -107,7 +109,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     path = folder / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path}: cannot be read as JSON ({error}); an adapter's folder holds {ADAPTER_CONFIG}"
         ) from error
@@ -137,14 +139,22 @@ def _half(files: SafetensorsFiles, stored: str, this: str, wanted: str, folder: 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
     """Of a module, which may have an alpha of its own; its rank is that of its factors."""
-    alpha = config.get("lora_alpha")
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+    alpha, where = config.get("lora_alpha"), str(folder)
+    for pattern, value in object_at(config, "alpha_pattern", where).items():
+        try:
+            found = re.fullmatch(rf"(.*\.)?({pattern})", module)
+        except re.error as error:
+            raise ModelError(f"{folder}: '{pattern}' in 'alpha_pattern' is no regular expression ({error})") from error
+        if found:
             alpha = value
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        raise ModelError(f"{folder}: lora_alpha is {alpha!r}, expected a number")
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _GREATEST:
+        raise ModelError(f"{folder}: lora_alpha is {alpha!r}, expected a number that fp32 can hold")
+    if rank == 0:
+        raise ModelError(
+            f"{folder}: '{module}' has LoRA factors of rank 0, expected at least 1; train the adapter again"
+        )
+    return float(alpha) / (math.sqrt(rank) if flag_at(config, "use_rslora", where) else rank)
 
 
 class AdaptedFiles:

@@ -1,6 +1,9 @@
-"""Whether a model's files hold the tensors that its configuration asks for, before a value is read."""
+"""Whether a model's files hold the tensors that its configuration asks for, before its matrices are read."""
 
 from __future__ import annotations
+
+import torch
+from torch import Tensor
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
@@ -19,6 +22,7 @@ from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.traits import Traits
 
 Shapes = dict[str, tuple[int, ...]]
+_ROWS_AT_ONCE = 4096
 
 
 def expected_shapes(traits: Traits) -> Shapes:
@@ -82,9 +86,12 @@ def _mlp_shapes(traits: Traits, layer: str) -> Shapes:
 def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:
     """ModelError naming the first tensor that is missing, left over, misshapen or of a type that cannot be read."""
     expected = expected_shapes(traits)
+    if traits.tied_head and HEAD in files.shapes:  # stored again
+        expected[HEAD] = (traits.vocab_size, traits.hidden_size)
     for name, shape in expected.items():
         if name not in files.shapes:
-            raise ModelError(f"{where}: tensor '{name}' {list(shape)} is missing; download the model again")
+            or_tied = ", or set 'tie_word_embeddings' to true if the embedding is the head" if name == HEAD else ""
+            raise ModelError(f"{where}: tensor '{name}' {list(shape)} is missing; download the model again{or_tied}")
         if files.shapes[name] != shape:
             got = list(files.shapes[name])
             raise ModelError(f"{where}: tensor '{name}' has shape {got}, expected {list(shape)} from the configuration")
@@ -96,3 +103,26 @@ def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:
         raise ModelError(
             f"{where}: tensor '{left_over[0]}'{more} is none of {traits.family}'s; the file is another model's"
         )
+
+
+def check_tied_head(files: TensorFiles, traits: Traits, where: str) -> None:
+    """ModelError where a head is stored beside the embedding that it is said to be, and is another matrix.
+
+    transformers 5 then takes the stored head, earlier versions the embedding. Reads both where both are stored.
+    """
+    both, shape = (EMBEDDING, HEAD), (traits.vocab_size, traits.hidden_size)
+    if not traits.tied_head or any(files.shapes.get(name) != shape for name in both):
+        return
+    for start in range(0, shape[0], _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, shape[0])
+        if not torch.equal(*(_rows(files, name, start, stop) for name in both)):
+            raise ModelError(
+                f"{where}: tensor '{HEAD}' differs from the embedding, and 'tie_word_embeddings' is true; "
+                "set it to false where the head is a matrix of its own, else delete the tensor"
+            )
+
+
+def _rows(files: TensorFiles, name: str, start: int, stop: int) -> Tensor:
+    out = torch.empty(stop - start, files.shapes[name][1])
+    files.read_into(name, out, start)
+    return out

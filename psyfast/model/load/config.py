@@ -6,17 +6,39 @@ from collections.abc import Sequence
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES, NEUTRAL, Family
-from psyfast.model.load.config_values import Config, flag_at, number_at, object_at, positive_at
+from psyfast.model.load.config_values import Config, flag_at, number_at, object_at, positive_at, refuse_null
 from psyfast.model.rope import RopeTraits, yarn_attention_scale
 from psyfast.model.traits import DeltaTraits, LayerKind, Traits
 from psyfast.ops.reference import ACTIVATIONS
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+MOST_LAYERS = 10_000
+"""More is a slip, and would be counted one by one."""
+
+_NEVER_NULL = frozenset(
+    {
+        "attention_bias",
+        "full_attention_interval",
+        "hidden_act",
+        "no_rope_layer_interval",
+        "partial_rotary_factor",
+        "rms_norm_eps",
+        "rope_local_base_freq",
+        "rope_theta",
+        "sliding_window_pattern",
+        "tie_word_embeddings",
+        "use_sliding_window",
+    }
+)
+_MAY_BE_NULL = frozenset({"attn_logit_softcapping", "final_logit_softcapping", "sliding_window"})
+"""Of the keys that a family has a default for; null then says: none. transformers refuses null elsewhere, too."""
 
 
 def family_of(config: Config, where: str) -> Family:
     """The row of FAMILIES that a config names; remote code is never run, so nothing else can load."""
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ModelError(f"{where}: 'architectures' is {architectures!r}, expected a list of names")
     for family in FAMILIES:
         if family.architecture in architectures or (
             not architectures and config.get("model_type") in family.model_types
@@ -47,6 +69,8 @@ def quantisation_of(config: Config, where: str) -> Config:
 def _of_text(config: Config, family: Family, where: str) -> Config:
     """The text body's keys, its family's defaults where they are silent; a vision model's stand in `text_config`."""
     said = dict(object_at(config, "text_config", where) or config)
+    refuse_null(said, sorted(_NEVER_NULL | (family.defaults.keys() - _MAY_BE_NULL)), where)
+    refuse_null(config, ["tie_word_embeddings"], where)
     if config.get("tie_word_embeddings") is not None:  # of the whole model, where it is said there
         said["tie_word_embeddings"] = config["tie_word_embeddings"]
     return {**family.defaults, **said}
@@ -63,6 +87,7 @@ def traits_of_family(config: Config, family: Family, where: str) -> Traits:
     if num_heads % num_kv_heads:
         raise ModelError(f"{where}: {num_heads} query heads cannot be shared by {num_kv_heads} key/value heads")
     head_dim = positive_at(config, "head_dim", where, default=hidden_size // num_heads)
+    config = {**config, "head_dim": head_dim}
     layers = _layers(config, family, where)
     kinds = tuple(dict.fromkeys(kind for _, kind in layers))
     configured_bias = family.bias == "configured" and flag_at(config, "attention_bias", where)
@@ -107,7 +132,8 @@ def _delta(config: Config, where: str) -> DeltaTraits:
     )
     if num_value_heads % num_key_heads:
         raise ModelError(
-            f"{where}: {num_value_heads} value heads of linear attention cannot be shared by {num_key_heads} key heads"
+            f"{where}: {num_value_heads} value heads of linear attention cannot be shared by {num_key_heads} key heads; "
+            "expected 'linear_num_value_heads' to be a multiple of 'linear_num_key_heads'"
         )
     return DeltaTraits(
         num_key_heads=num_key_heads,
@@ -144,6 +170,8 @@ def _soft_cap(config: Config, key: str, where: str) -> float | None:
 def _layers(config: Config, family: Family, where: str) -> list[tuple[int, LayerKind]]:
     """Each layer that is run: its number in the files, and its kind."""
     num_layers = positive_at(config, "num_hidden_layers", where)
+    if num_layers > MOST_LAYERS:
+        raise ModelError(f"{where}: 'num_hidden_layers' is {num_layers}, expected at most {MOST_LAYERS:,}")
     turned = _turned(config, family, num_layers, where)
     types = _layer_types(config, family, turned, where)
     window = positive_at(config, "sliding_window", where) if SLIDING in types else None
@@ -235,10 +263,10 @@ def _rope_of(config: Config, family: Family, layer_type: str, where: str) -> Rop
     Where types have their own, rope_scaling is of full attention alone, and rope_parameters has a dictionary for each.
     """
     given = object_at(config, "rope_parameters", where) or object_at(config, "rope_scaling", where)
-    base = config.get("rope_theta") or family.defaults.get("rope_theta", 10_000.0)
+    base = config.get("rope_theta", 10_000.0)
     if family.rope_a_type:
         if layer_type == SLIDING:
-            base = config.get("rope_local_base_freq") or base
+            base = config.get("rope_local_base_freq", base)
         if not {FULL, SLIDING} & given.keys():
             given = {FULL: given}
     if {FULL, SLIDING} & given.keys():
@@ -251,9 +279,11 @@ def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
     base = number_at(scaling, "rope_theta", where)
     if base <= 1:
         raise ModelError(f"{where}: 'rope_theta' is {base:g}, expected a number above 1")
+    refuse_null(scaling, ["partial_rotary_factor"], where)
     share = number_at({**config, **scaling}, "partial_rotary_factor", where, default=1.0)
     if share > 1:
         raise ModelError(f"{where}: 'partial_rotary_factor' is {share:g}, expected a share of a head, at most 1")
+    _require_pairs(config["head_dim"], share, where)
     if kind in ("default", "mrope"):  # several axes, which for text alone stand at the same place
         return RopeTraits(base=base, rotated_share=share)
     positions = {"original_max_position_embeddings": config.get("max_position_embeddings"), **scaling}
@@ -293,10 +323,21 @@ def _rope(config: Config, scaling: Config, where: str) -> RopeTraits:
             rotated_share=share,
             beta_fast=number_at(scaling, "beta_fast", where, default=32.0),
             beta_slow=number_at(scaling, "beta_slow", where, default=1.0),
-            truncate=bool(scaling.get("truncate", True)),
+            truncate=flag_at(scaling, "truncate", where, default=True),
             attention_scale=number_at(scaling, "attention_factor", where, default=scale),
         )
     raise ModelError(f"{where}: rope scaling '{kind}' is not supported{_why(kind)}; supported: {', '.join(ROPE_KINDS)}")
+
+
+def _require_pairs(head_dim: int, share: float, where: str) -> None:
+    """A rotary embedding turns numbers of a head two by two."""
+    num_rotated = int(head_dim * share)
+    if num_rotated % 2 == 0 and num_rotated > 0:
+        return
+    of_share = (
+        "" if share == 1 else f" and 'partial_rotary_factor' {share:g}, so that {num_rotated} of a head's numbers turn"
+    )
+    raise ModelError(f"{where}: 'head_dim' is {head_dim}{of_share}; expected an even number to turn, at least 2")
 
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn", "mrope")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from psyfast.errors import ModelError
+from psyfast.model.load.config_values import object_at
 from psyfast.model.load.locate import Located
 
 
@@ -19,7 +20,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{folder}: no config.json there; a model folder holds config.json and *.safetensors"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
         raise ModelError(f"{path}: cannot be read as JSON ({error}); download the file again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: got a JSON {type(config).__name__}, expected an object; download the file again")
@@ -34,6 +39,6 @@ def context_length(located: Located) -> int | None:
         metadata = GgufHeader(located.path).metadata
         length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     else:
-        config = read_config(located.path)
-        length = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+        config, key = read_config(located.path), "max_position_embeddings"
+        length = config.get(key, object_at(config, "text_config", str(located.path)).get(key))
     return length if isinstance(length, int) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -71,11 +72,18 @@ def _delta_sizes(metadata: Config, architecture: str, config: Config, where: str
         raise ModelError(
             f"{where}: 'ssm.inner_size' is {inner_size}, expected a multiple of {num_value_heads} value heads"
         )
-    num_rotated = positive_at(metadata, f"{architecture}.rope.dimension_count", where)
     return {
         "linear_value_head_dim": inner_size // num_value_heads,
-        "partial_rotary_factor": num_rotated / positive_at(config, "head_dim", where),
+        "partial_rotary_factor": _share(
+            positive_at(metadata, f"{architecture}.rope.dimension_count", where), positive_at(config, "head_dim", where)
+        ),
     }
+
+
+def _share(num_rotated: int, head_dim: int) -> float:
+    """The share of a head whose product with it is `num_rotated`, not a little less: 46 · (26 / 46) is 25.999…"""
+    share = num_rotated / head_dim
+    return share if int(head_dim * share) == num_rotated else math.nextafter(share, 1.0)
 
 
 _WIDER_SCALARS = {("gemma2", 46), ("gemma3", 62)}

@@ -14,13 +14,15 @@ import torch
 from psyfast.errors import ModelError
 from psyfast.model.load.adapter import AdaptedFiles, brings_a_head, read_adapter
 from psyfast.model.load.assembly import Assembler
+from psyfast.model.load.checks import check_tensors, check_tied_head
 from psyfast.model.load.config import quantisation_of, traits_from_config
 from psyfast.model.load.config_file import read_config
+from psyfast.model.load.config_values import positive_at
 from psyfast.model.load.gguf_config import traits_from_gguf
 from psyfast.model.load.locate import Located
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.pinned import PinnedWeights, load_pinned
-from psyfast.model.load.quantised.files import QuantisedFiles
+from psyfast.model.load.quantised.files import QuantisedFiles, method_of
 from psyfast.model.load.shared import LAYERS_AT_ONCE, SharedFiles
 from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
@@ -51,16 +53,23 @@ def open_model(located: Located) -> tuple[Traits, TensorFiles]:
 
 
 def traits_of(located: Located) -> Traits:
-    """Traits of a model whose weights need not be there: its configuration is read alone (of a GGUF file, its header)."""
+    """Traits of a model whose weights need not be there: its configuration is read alone (of a GGUF file, its header).
+
+    Raises ModelError for a model that would not load, as far as its configuration says so.
+    """
     if located.kind == "gguf":
         return open_model(located)[0]
-    return traits_from_config(read_config(located.path), str(located.path))
+    config, where = read_config(located.path), str(located.path)
+    if settings := quantisation_of(config, where):
+        method_of(settings, where)
+    return traits_from_config(config, where)
 
 
 def stored_size(located: Located, num_params: int) -> tuple[int, int]:
     """Bytes of the weights' files, and of a value of the embedding; where they are not there, what the configuration says of them."""
     try:
-        _, files = open_model(located)
+        traits, files = open_model(located)
+        check_tensors(files, traits, str(located.path))
     except ModelError:
         if located.kind == "gguf" or any(located.path.glob("*.safetensors")):
             raise
@@ -69,11 +78,11 @@ def stored_size(located: Located, num_params: int) -> tuple[int, int]:
     config = read_config(located.path)
     said = config.get("dtype", config.get("torch_dtype", "bfloat16"))
     value_bytes = 4 if said == "float32" else 2
-    method = quantisation_of(config, str(located.path))
+    settings = quantisation_of(config, str(located.path))
     bits = 8 * value_bytes
-    if method:
-        is_8 = method.get("quant_method") == "fp8" or method.get("load_in_8bit")
-        bits = 8 if is_8 else int(method.get("bits", 4))
+    if settings:
+        is_8 = settings.get("quant_method") == "fp8" or settings.get("load_in_8bit")
+        bits = 8 if is_8 else positive_at(settings, "bits", str(located.path), default=4)
     return num_params * bits // 8, value_bytes
 
 
@@ -105,6 +114,7 @@ def load_together(
     base, where = located[0], str(located[0].path)
     assert all(one.path == base.path for one in located)
     traits, files = _open_base(base)
+    check_tied_head(files, traits, where)
     if len(located) > 1:
         at_once = LAYERS_AT_ONCE if streamed else loading_threads()
         files = SharedFiles(files, len(located), at_once)
@@ -123,7 +133,7 @@ def load_together(
         else:
             weights = load_resident(assemblers, traits.num_layers, operators.prepare_layer)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        raise ModelError(f"{where}: cannot be loaded into memory ({error}); use a smaller model") from error
+        raise ModelError(f"{where}: cannot be loaded ({error}); where memory is short, use a smaller model") from error
     return [
         LoadedModel(one.model_id, traits, held, its.files, its.stored_as(), num_heads_of([one]) == 1)
         for one, held, its in zip(located, weights, adapted, strict=True)

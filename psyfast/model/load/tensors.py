@@ -147,9 +147,9 @@ def _safetensors_paths(folder: Path, stem: str) -> tuple[Path, ...]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            paths = tuple(folder / name for name in names)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelError(f"{index}: has no readable 'weight_map'; download the file again") from error
-        paths = tuple(folder / name for name in names)
         if missing := [path.name for path in paths if not path.is_file()]:
             raise ModelError(f"{folder}: {index.name} names {', '.join(missing)}, not there; download the model again")
         return paths

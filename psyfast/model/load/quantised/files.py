@@ -41,11 +41,7 @@ class QuantisedFiles:
     """
 
     def __init__(self, files: SafetensorsFiles, settings: Settings, where: str) -> None:
-        method = settings.get("quant_method")
-        if method not in METHODS:
-            raise ModelError(
-                f"{where}: weights quantised with '{method}' cannot be read; supported: {', '.join(METHODS)} in safetensors, and GGUF"
-            )
+        method = method_of(settings, where)
         self._plain = files
         self.files: tuple[Path, ...] = files.files
         self._quantised = _quantised(files, method, settings, where)
@@ -78,6 +74,16 @@ class QuantisedFiles:
         """What matrices are stored as, the most frequent first, then the types of the rest."""
         rest = (self._plain.raw(name).kind for name in self.shapes if name not in self._quantised)
         return (*by_frequency(tensor.kind for tensor in self._quantised.values()), *by_frequency(rest))
+
+
+def method_of(settings: Settings, where: str) -> str:
+    """Its name, one of METHODS. Raises ModelError for another."""
+    method = settings.get("quant_method")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ModelError(
+            f"{where}: weights quantised with '{method}' cannot be read; supported: {', '.join(METHODS)} in safetensors, and GGUF"
+        )
+    return method
 
 
 def _parts(files: SafetensorsFiles, weight: str, method: str) -> dict[str, str]:
@@ -116,7 +122,9 @@ def _fp8(name: str, parts: Mapping[str, RawTensor], settings: Settings, where: s
     block = settings.get("weight_block_size")
     if not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
         raise ModelError(f"{where}: 'weight_block_size' is {block!r}; FP8 weights are read with two block sizes")
-    if settings.get("fmt", "e4m3") != "e4m3" or "" not in parts:
+    if "" not in parts:
+        raise ModelError(f"{where}: tensor '{name}' is missing, whose scales are there; download the model again")
+    if settings.get("fmt", "e4m3") != "e4m3":
         raise ModelError(f"{where}: '{name}' is no FP8 matrix of e4m3 ({settings.get('fmt')!r}); nothing else is read")
     return fp8_blocks(parts[""], parts["_scale_inv"], (block[0], block[1]))
 
