@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from psyfast.config import ScoreConfig
@@ -122,6 +123,7 @@ def forecast(config: ScoreConfig, device: Device | None = None) -> list[Forecast
 
 def _of_model(config: ScoreConfig, operators: Operators, located: Located, device: Device | None) -> Forecast:
     traits = traits_of(located)
+    pa.array([0])  # a run makes tables, and for the first of them pyarrow loads pandas: memory that it has, too
     started = time.perf_counter()
     tokenizer = Tokenizer(load_tokenizer(located))
     tokenizer_seconds = time.perf_counter() - started

@@ -216,7 +216,10 @@ def _arithmetic_note(manifest: dict[str, Any]) -> str:
     """Which backend computed what."""
     used = manifest["arithmetic"]
     by_backend: dict[str, list[str]] = {}
+    hybrid = any(entry["traits"].get("delta") for entry in manifest["models"].values())
     for operator, backend in used["operators"].items():
+        if operator == "delta_rule" and not hybrid:
+            continue  # no model here has such layers
         by_backend.setdefault(backend if backend != "cpu" else f"cpu ({used['isa']})", []).append(operator)
     backends = "; ".join(f"{', '.join(operators)}: {backend}" for backend, operators in by_backend.items())
     threads = f"{used['threads']} thread{'s' if used['threads'] > 1 else ''}"

@@ -86,6 +86,17 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, damage):
         load(tmp_path)
 
 
+def test_of_many_tensors_that_are_left_over_one_is_named(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = make_llama(tmp_path) / "model.safetensors"
+    save_file(load_file(path) | {f"extra.{i}": torch.zeros(2) for i in range(3)}, path)
+    with pytest.raises(
+        ModelError, match=r"tensor 'extra\.0' is none of LlamaForCausalLM's, nor are 2 more; the file is"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -99,9 +99,9 @@ def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:
     vision = next((family.vision for family in FAMILIES if family.architecture == traits.family), ())
     left_over = [name for name in files.shapes if name not in expected and not needless(name, traits, vision)]
     if left_over:
-        more = f" and {len(left_over) - 1} more" if len(left_over) > 1 else ""
+        more = f", nor are {len(left_over) - 1} more" if len(left_over) > 1 else ""
         raise ModelError(
-            f"{where}: tensor '{left_over[0]}'{more} is none of {traits.family}'s; the file is another model's"
+            f"{where}: tensor '{left_over[0]}' is none of {traits.family}'s{more}; the file is another model's"
         )
 
 
