@@ -15,6 +15,7 @@ from psyfast.ops import native
 from psyfast.ops.cpu_attention import OPERAND, PANEL_COLUMNS
 from psyfast.ops.cpu_linear import PackedNorm, check_lane, check_shape, padded_norm
 from psyfast.ops.cpu_packing import pack
+from psyfast.ops.delta_sizes import check_delta_rule
 from psyfast.ops.native import check, guarded
 from psyfast.ops.paths import parent_rows
 from psyfast.ops.records import DeltaRuleWeights, Lane, Pages
@@ -46,18 +47,10 @@ class PackedDeltaRule:
 def prepare_delta_rule(weights: DeltaRuleWeights, lane: Lane, num_threads: int | None = None) -> PackedDeltaRule:
     """Packs the projections once for all later calls. Raises BackendError for weights that do not fit together."""
     K, H, E, V = weights.num_key_heads, weights.num_value_heads, weights.key_dim, weights.value_dim
-    D, C = weights.qkv_proj.shape[-1], 2 * K * E + H * V
-    if H % K:
-        raise BackendError(f"{H} value heads do not share {K} key heads evenly; check the model's configuration")
+    D, C = weights.qkv_proj.shape[-1], weights.num_channels
+    check_delta_rule(weights)
     check_shape("qkv_proj", weights.qkv_proj, C, D)
     check_shape("decay_write_proj", weights.decay_write_proj, 2 * H, D)
-    for name, vector in (("log_rate", weights.log_rate_H), ("time_bias", weights.time_bias_H)):
-        if vector.shape != (H,):
-            raise BackendError(f"{name} has shape {list(vector.shape)}, expected [{H}]; check the weights")
-    if weights.conv_CW.dim() != 2 or weights.conv_CW.shape[0] != C:
-        raise BackendError(
-            f"the filter has shape {list(weights.conv_CW.shape)}, expected [{C}, taps]; check the weights"
-        )
     most = int(native.load().MAX_CONV_WIDTH)
     if not 1 <= weights.conv_CW.shape[1] <= most:
         raise BackendError(

@@ -161,6 +161,11 @@ class DeltaRuleWeights:
     key_dim: int
     value_dim: int
 
+    @property
+    def num_channels(self) -> int:
+        """C = 2·K·E + H·V."""
+        return 2 * self.num_key_heads * self.key_dim + self.num_value_heads * self.value_dim
+
 
 @dataclass(frozen=True)
 class MlpWeights:

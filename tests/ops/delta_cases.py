@@ -39,6 +39,21 @@ def make_weights(shape, hidden=56, with_norm=True):
     )
 
 
+MISFITS = {
+    "3 value heads do not share 2 key heads evenly": {"num_value_heads": 3},
+    "4 value heads do not share 0 key heads evenly": {"num_key_heads": 0},
+    "qkv_proj has shape": {"qkv_proj": torch.zeros(5, 56)},
+    "decay_write_proj has shape": {"decay_write_proj": torch.zeros(5, 56)},
+    "log_rate has shape": {"log_rate_H": torch.zeros(3)},
+    "time_bias has shape": {"time_bias_H": torch.zeros(5)},
+    "the filter has shape": {"conv_CW": torch.zeros(3, 4)},
+    "the filter has 65 taps, expected 1 to 64; use --backend reference": {"conv_CW": torch.zeros(48, 65)},
+    "norm": {"norm": Norm(torch.ones(3), 1e-6)},
+    "heads' norm": {"head_norm": Norm(torch.ones(3), 1e-6)},
+}
+"""What no backend may prepare, as changes of make_weights((2, 4, 6, 6, 4)), by what it must say."""
+
+
 def forest(rng):
     """Trunks that share prefixes; branches before, at and behind borders, of branches too; one that goes on over borders."""
     stem = rng.integers(0, 9, 300)

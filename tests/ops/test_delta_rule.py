@@ -11,9 +11,20 @@ from torch.nn import functional
 from psyfast.errors import BackendError
 from psyfast.ops import cpu_delta, reference_delta
 from psyfast.ops.cpu_attention import OPERAND
-from psyfast.ops.records import Lane, Norm
+from psyfast.ops.records import Lane
 from psyfast.plan.batch import Request
-from tests.ops.delta_cases import EPS, SHAPES, Case, forest, in_dtype, lone, make_weights, relative_error, spoilt_rows
+from tests.ops.delta_cases import (
+    EPS,
+    MISFITS,
+    SHAPES,
+    Case,
+    forest,
+    in_dtype,
+    lone,
+    make_weights,
+    relative_error,
+    spoilt_rows,
+)
 
 LANES = list(Lane)
 LENGTHS = [1, 2, 3, 63, 64, 65, 127, 128, 129, 200]
@@ -155,21 +166,9 @@ def test_fast_decay_keeps_its_neighbours():
     assert relative_error(native(case, level, Lane.FP32), truth) < 3e-6
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_value_heads": 3}, "3 value heads do not share 2 key heads evenly"),
-        ({"qkv_proj": torch.zeros(5, 56)}, "qkv_proj has shape"),
-        ({"decay_write_proj": torch.zeros(5, 56)}, "decay_write_proj has shape"),
-        ({"log_rate_H": torch.zeros(3)}, "log_rate has shape"),
-        ({"conv_CW": torch.zeros(3, 4)}, "the filter has shape"),
-        ({"conv_CW": torch.zeros(48, 65)}, "the filter has 65 taps, expected 1 to 64; use --backend reference"),
-        ({"head_norm": Norm(torch.ones(3), 1e-6)}, "heads' norm weight has shape"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_weights_that_do_not_fit_are_refused(changes, message):
-    weights = replace(make_weights((2, 4, 6, 6, 4)), **changes)
+@pytest.mark.parametrize("message", MISFITS)
+def test_weights_that_do_not_fit_are_refused(message):
+    weights = replace(make_weights((2, 4, 6, 6, 4)), **MISFITS[message])
     with pytest.raises(BackendError, match=message):
         cpu_delta.prepare_delta_rule(weights, Lane.FP32)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
+from psyfast.ops.delta_sizes import check_delta_rule
 from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
 from psyfast.ops.gpu.products import OPERAND
 from psyfast.ops.records import (
@@ -139,23 +140,16 @@ def prepare_layer(
 
 def _delta_rule(weights: DeltaRuleWeights, dtype: torch.dtype, kernels: DeviceKernels) -> DeviceDeltaRule:
     K, H, E, V = weights.num_key_heads, weights.num_value_heads, weights.key_dim, weights.value_dim
-    C, D = 2 * K * E + H * V, weights.qkv_proj.shape[-1]
-    if K == 0 or H % K:
-        raise BackendError(f"{H} value heads do not share {K} key heads evenly; check the model's configuration")
-    for name, vector in (("log_rate", weights.log_rate_H), ("time_bias", weights.time_bias_H)):
-        if vector.shape != (H,):
-            raise BackendError(f"{name} has shape {list(vector.shape)}, expected [{H}]; check the weights")
-    taps = weights.conv_CW
-    if taps.dim() != 2 or taps.shape[0] != C:
-        raise BackendError(f"the filter has shape {list(taps.shape)}, expected [{C}, taps]; check the weights")
-    kernels.check_delta_sizes(DeltaSizes(K, H, E, V), taps.shape[1])
+    C, D = weights.num_channels, weights.qkv_proj.shape[-1]
+    check_delta_rule(weights)
+    kernels.check_delta_sizes(DeltaSizes(K, H, E, V), weights.conv_CW.shape[1])
     head_norm = _norm("heads' norm", weights.head_norm, V)
     assert head_norm is not None
     return DeviceDeltaRule(
         norm=_norm("delta_rule's norm", weights.norm, D),
         qkv_proj=_matrix("qkv_proj", weights.qkv_proj, (C, D), dtype),
         decay_write_proj=_matrix("decay_write_proj", weights.decay_write_proj, (2 * H, D), dtype),
-        taps_WC=taps.float().t().contiguous(),
+        taps_WC=weights.conv_CW.float().t().contiguous(),
         rate_H=weights.log_rate_H.float().exp(),
         time_bias_H=weights.time_bias_H.float().contiguous(),
         head_norm=head_norm,

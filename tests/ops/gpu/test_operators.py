@@ -11,6 +11,7 @@ from psyfast.engine import allocate_pages
 from psyfast.errors import BackendError
 from psyfast.model.traits import RopeTraits, Traits
 from psyfast.ops.gpu import products
+from psyfast.ops.gpu.checks import check_delta_limits
 from psyfast.ops.gpu.operators import operators_over
 from psyfast.ops.gpu.products import product
 from psyfast.ops.records import (
@@ -25,7 +26,7 @@ from psyfast.ops.records import (
     Rope,
 )
 from psyfast.plan.batch import Branch, Request, plan_batch
-from tests.ops.delta_cases import Case, lone, make_weights
+from tests.ops.delta_cases import MISFITS, Case, lone, make_weights
 from tests.ops.delta_checks import prepared
 from tests.ops.plain_kernels import PlainKernels
 
@@ -54,6 +55,9 @@ class Untouched(PlainKernels):
         if name in KERNELS:
             pytest.fail(f"kernel {name} was reached")
         return super().__getattribute__(name)
+
+    def check_delta_sizes(self, sizes, num_taps):
+        check_delta_limits("untouched", sizes, num_taps, 256, 64)
 
 
 def layer(**changes):
@@ -117,25 +121,12 @@ def test_weights_that_do_not_fit_are_refused(operators, message):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_value_heads": 3}, "3 value heads do not share 2 key heads evenly"),
-        ({"qkv_proj": torch.zeros(5, 56)}, "qkv_proj has shape"),
-        ({"decay_write_proj": torch.zeros(5, 56)}, "decay_write_proj has shape"),
-        ({"log_rate_H": torch.zeros(3)}, "log_rate has shape"),
-        ({"time_bias_H": torch.zeros(5)}, "time_bias has shape"),
-        ({"conv_CW": torch.zeros(3, 4)}, "the filter has shape"),
-        ({"norm": Norm(torch.ones(3), 1e-6)}, "delta_rule's norm has shape"),
-        ({"head_norm": Norm(torch.ones(3), 1e-6)}, "heads' norm has shape"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_weights_of_a_delta_rule_that_do_not_fit_are_refused(operators, changes, message):
+@pytest.mark.parametrize("message", MISFITS)
+def test_weights_of_a_delta_rule_that_do_not_fit_are_refused(operators, message):
     weights = make_weights((2, 4, 6, 6, 4))
     prepared(weights, operators)
     with pytest.raises(BackendError, match=message):
-        prepared(replace(weights, **changes), operators)
+        prepared(replace(weights, **MISFITS[message]), operators)
 
 
 def test_a_delta_rule_refuses(operators):
