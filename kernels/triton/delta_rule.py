@@ -123,7 +123,7 @@ def chunk_kernel(
     V: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """What needs no state, of some chunks, for every value head."""
+    """What needs no state, of some chunks, for every value head. A group's results are few enough for int32 to number."""
     system = memory + tl.program_id(0) * (2 * CHUNK * CHUNK + 2 * CHUNK)
     inverse = system + CHUNK * CHUNK
     factors = inverse + CHUNK * CHUNK
@@ -144,19 +144,18 @@ def chunk_kernel(
         tl.debug_barrier()  # the last work's L and factors are read
         faded = _faded_product(k, k, row * C, there, high, low, E)
         tl.store(system + square, tl.where(place[:, None] > place[None, :], faded * beta[:, None], 0.0))
-        out = work  # of a group, whose elements int32 can number
         faded = _faded_product(q, k, row * C, there, high, low, E)
-        tl.store(mixing + out * CHUNK * CHUNK + square, tl.where(place[:, None] >= place[None, :], faded, 0.0))
+        tl.store(mixing + work * CHUNK * CHUNK + square, tl.where(place[:, None] >= place[None, :], faded, 0.0))
         decay = tl.exp2((high + low) * LOG2E)
         c_last = tl.sum(tl.where(place == CHUNK - 1, c, 0.0), 0)
-        tl.store(fading + out * 2 * CHUNK + place, decay)
-        tl.store(fading + (out * 2 + 1) * CHUNK + place, tl.exp2((c_last - c).to(tl.float32) * LOG2E))
+        tl.store(fading + work * 2 * CHUNK + place, decay)
+        tl.store(fading + (work * 2 + 1) * CHUNK + place, tl.exp2((c_last - c).to(tl.float32) * LOG2E))
         tl.store(factors + place, beta)
         tl.store(factors + CHUNK + place, beta * decay)
         tl.debug_barrier()
         _invert(system, inverse)
-        _solved(inverse, v, of_chunk, factors, C, u0 + out * CHUNK * V, V, COLUMNS)
-        _solved(inverse, k, of_chunk, factors + CHUNK, C, w + out * CHUNK * E, E, COLUMNS)
+        _solved(inverse, v, of_chunk, factors, C, u0 + work * CHUNK * V, V, COLUMNS)
+        _solved(inverse, k, of_chunk, factors + CHUNK, C, w + work * CHUNK * E, E, COLUMNS)
 
 
 @triton.jit
@@ -225,10 +224,10 @@ def state_kernel(
         k = q + H // group * E
         kept = states + head * E * V + start_column
         source = tl.load(piece + 2).to(tl.int64)
-        rows_before = tl.where(source >= 0, E, 0)  # of the state that it starts from: none where it starts from zeros
+        source_rows = tl.where(source >= 0, E, 0)  # none where it starts from zeros
         for start in tl.range(0, E, DEPTH):
             e = (start + tl.arange(0, DEPTH))[:, None]
-            mask = wanted & (e < rows_before)
+            mask = wanted & (e < source_rows)
             s = tl.load(kept + source * H * E * V + e * V + column[None, :], mask=mask, other=0.0)
             tl.store(state + e * COLUMNS + column[None, :], s, mask=e < E)
         tl.debug_barrier()

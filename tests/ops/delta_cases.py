@@ -86,6 +86,7 @@ class Case:
         self.pages = allocate_pages(self.batch.pages, self.batch.positions_T, traits, resolve("reference", "cpu"))
 
     def reference(self, lane, dtype=torch.float32):
+        """In fp64 the truth of the fp32 lane. In the bf16 lane products are summed in fp32, and so is what follows."""
         return reference_delta.delta_rule(self.x.to(dtype), self.pages, in_dtype(self.weights, dtype), lane=lane)
 
     def paths(self):

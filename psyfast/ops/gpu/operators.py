@@ -166,29 +166,31 @@ class DeviceOperators:
         self, x_TD: Tensor, pages: Pages, weights: DeviceDeltaRule, *, lane: Lane, rows_N: Tensor | None = None
     ) -> Tensor:
         """Normalised outputs of the value heads, o_T(HV) in the operand type; of the ascending rows_N where they are given."""
-        C, D = weights.qkv_proj.shape
-        self._check(lane, x_TD, D)
+        self._check(lane, x_TD, weights.qkv_proj.shape[1])
         self._check_rows(pages, len(x_TD))
         sizes, kernels = weights.sizes, self.kernels
         H, V = sizes.num_value_heads, sizes.value_dim
         if len(x_TD) == 0:
             return x_TD.new_empty(0, H * V, dtype=self.operand)
         plan = delta_plan_of(pages, sizes.chunks_within(TEMPORARY_BYTES))
-        qkv_TC, log_decay_TH, write_TH = (
-            x_TD.new_empty(len(x_TD), C),
-            x_TD.new_empty(len(x_TD), H),
-            x_TD.new_empty(len(x_TD), H),
-        )
-        for rows in chunks(len(x_TD), 2 * D):
-            y_TD = kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
-            qkv_TC[rows] = product(y_TD, weights.qkv_proj)
-            a_TH, b_TH = product(y_TD, weights.decay_write_proj).chunk(2, dim=1)
-            log_decay_TH[rows] = -weights.rate_H * functional.softplus(a_TH + weights.time_bias_H)
-            write_TH[rows] = b_TH.sigmoid()
+        qkv_TC, log_decay_TH, write_TH = self._delta_inputs(x_TD, weights)
         qkv_TC = kernels.short_convolution(qkv_TC, tap_rows(pages, len(weights.taps_WC)), weights.taps_WC, sizes)
         o_THV = kernels.delta_rule(qkv_TC, log_decay_TH, write_TH, plan, sizes)
         o_NHV = o_THV if rows_N is None else o_THV[rows_N]
         return kernels.norm_rows(o_NHV.view(-1, V), weights.head_norm, self.operand).view(-1, H * V)
+
+    def _delta_inputs(self, x_TD: Tensor, weights: DeviceDeltaRule) -> tuple[Tensor, Tensor, Tensor]:
+        """Channels before their filter [T, C], log decay and write strength [T, H]."""
+        parts = []
+        for rows in chunks(len(x_TD), 4 * len(weights.qkv_proj)):
+            y_TD = self.kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
+            a_TH, b_TH = product(y_TD, weights.decay_write_proj).chunk(2, dim=1)
+            log_decay_TH = -weights.rate_H * functional.softplus(a_TH + weights.time_bias_H)
+            parts.append((product(y_TD, weights.qkv_proj), log_decay_TH, b_TH.sigmoid()))
+        if len(parts) == 1:
+            return parts[0]
+        qkv_TC, log_decay_TH, write_TH = (torch.cat(part) for part in zip(*parts, strict=True))
+        return qkv_TC, log_decay_TH, write_TH
 
     def mlp(self, x_TD: Tensor, weights: DeviceMlp, *, lane: Lane) -> None:
         """X += post_norm(down(act(gate) · up)), in place."""
