@@ -6,6 +6,7 @@
 
 #include "attn_in.h"
 #include "attn_out.h"
+#include "experts.h"
 #include "exports.h"
 #include "mlp.h"
 
@@ -133,11 +134,48 @@ void export_mlp(py::module_& m) {
   });
 }
 
+// Addresses of packed weights, one an expert.
+const uint32_t* const* addresses(uintptr_t array) {
+  static_assert(sizeof(const uint32_t*) == sizeof(uint64_t), "addresses come as 64-bit numbers");
+  return pointer<const uint32_t* const>(array);
+}
+
+void export_experts(py::module_& m) {
+  m.def(
+      "experts",
+      [](uintptr_t x, int64_t num_tokens, int64_t hidden, uintptr_t norm, double eps, uintptr_t router,
+         int64_t num_experts, int64_t num_used, bool normalised, uintptr_t gate_up, uintptr_t down,
+         const std::string& lane, int64_t feed_forward, const std::string& activation, int num_threads,
+         const std::string& isa) {
+        const ExpertsArgs args = {pointer<float>(x),
+                                  num_tokens,
+                                  hidden,
+                                  {pointer<const float>(norm), eps},
+                                  pointer<const uint32_t>(router),
+                                  num_experts,
+                                  num_used,
+                                  normalised,
+                                  addresses(gate_up),
+                                  addresses(down),
+                                  element_of(lane),
+                                  feed_forward,
+                                  parse_activation(activation)};
+        const Isa level = isa_of(isa);
+        const py::gil_scoped_release release;
+        experts(args, level, num_threads);
+      },
+      py::kw_only(), py::arg("x"), py::arg("num_tokens"), py::arg("hidden"), py::arg("norm"), py::arg("eps"),
+      py::arg("router"), py::arg("num_experts"), py::arg("num_used"), py::arg("normalised"),
+      py::arg("gate_up"), py::arg("down"), py::arg("lane"), py::arg("feed_forward"), py::arg("activation"),
+      py::arg("num_threads"), py::arg("isa") = "");
+}
+
 }  // namespace
 
 void export_linear(py::module_& m) {
   m.attr("VECTOR_PADDING") = kVectorPadding;
   m.attr("GATED_COLUMNS") = kGatedColumns;
+  m.attr("EXPERTS_WAVE_BYTES") = kExpertsWaveBytes;
   m.def(
       "pack_columns",
       [](uintptr_t weights, const std::string& source, int64_t num_rows, int64_t inner,
@@ -156,6 +194,7 @@ void export_linear(py::module_& m) {
   export_attn_in(m);
   export_attn_out(m);
   export_mlp(m);
+  export_experts(m);
 }
 
 }  // namespace psyfast

@@ -1,6 +1,6 @@
-// What one ISA level's kernels of attn_in, attn_out and mlp take. Plain data only: this header is read by
-// translation units built with different -m flags, so it may hold no inline function and include no C++
-// standard header.
+// What one ISA level's kernels of attn_in, attn_out, mlp and experts take. Plain data only: this header is
+// read by translation units built with different -m flags, so it may hold no inline function and include no
+// C++ standard header.
 #pragma once
 
 #include <stddef.h>
@@ -111,6 +111,9 @@ struct MlpTask {
   bool bf16;
   float* x;  // [num_tokens, hidden]
   int64_t hidden;
+  // One expert of several, where not null: row i of the task is x's row token[i], and its result stays in
+  // scratch.y, in whole panels, in place of being added to x; there is no post-norm then.
+  const int64_t* token;
   NormScale norm;
   const uint32_t* gate_up;  // [ceil(feed_forward / 32), num_steps, 64]
   int64_t num_steps;
@@ -127,8 +130,27 @@ struct MlpScratch {
   uint32_t* gated;     // [rows, gated_stride]: one block of act(gate) · up
   int64_t gated_stride;
   float* product;  // [rows, 64]
-  float* y;        // [rows, y_stride], where there is a post-norm
+  float* y;        // [rows, y_stride], where there is a post-norm, or of an expert
   int64_t y_stride;
+};
+
+// What experts are chosen by: norm(x) Wᵀ.
+struct RouterTask {
+  bool bf16;
+  const float* x;  // [num_tokens, hidden]
+  int64_t hidden;
+  NormScale norm;
+  const uint32_t* panels;  // [ceil(experts / 64), num_steps, 64]
+  int64_t num_steps;
+  int64_t num_experts;
+};
+
+struct RouterScratch {
+  uint32_t* rows;      // [rows, row_stride]
+  int64_t row_stride;  // words
+  float* product;      // [rows, 64]
+  float* logits;       // [rows, logit_stride], in whole panels
+  int64_t logit_stride;
 };
 
 struct LinearKernels {
@@ -136,6 +158,7 @@ struct LinearKernels {
   void (*attn_in)(const AttnInTask& task, const AttnInBlock& block, const AttnInScratch& scratch);
   void (*attn_out)(const AttnOutTask& task, int64_t first, int64_t last, const AttnOutScratch& scratch);
   void (*mlp)(const MlpTask& task, int64_t first, int64_t last, const MlpScratch& scratch);
+  void (*router)(const RouterTask& task, int64_t first, int64_t last, const RouterScratch& scratch);
   // An activation as the fp32 or the bf16 lane computes it, for the test of its error bound; count must be a
   // multiple of 2 * kMaxLanes.
   void (*activate)(Activation activation, bool bf16, const float* x, float* out, int64_t count);

@@ -49,6 +49,7 @@ def _differences(family: Family) -> list[str]:
         "scaled embedding" if family.scaled_embedding else "",
         "fused matrices" if family.fused else "",
         f"gated delta rule, but one layer in {family.nth} attention" if family.delta else "",
+        "experts in place of MLPs" if family.expert_width else "",
         "gate of attention's output" if family.output_gate else "",
         "cross-attention skipped" if family.skips else "",
         "vision tower ignored" if family.vision else "",
@@ -76,7 +77,7 @@ def _read(located: Located) -> dict[str, Any]:
         return {"why_not": str(error)}
     found = {
         "traits": asdict(traits),
-        "layers": [_kind_in_words(count, kind, traits.delta) for count, kind in _counted(traits)],
+        "layers": [_kind_in_words(count, kind, traits) for count, kind in _counted(traits)],
         "parameters": sum(prod(shape) for shape in expected_shapes(traits).values()),
         "stored_as": list(files.stored_as()),
         "bytes": sum(path.stat().st_size for path in files.files),
@@ -92,7 +93,16 @@ def _counted(traits: Traits) -> list[tuple[int, LayerKind]]:
     return [(count, traits.kinds[kind]) for kind, count in sorted(Counter(traits.kind_of_layer).items())]
 
 
-def _kind_in_words(count: int, kind: LayerKind, delta: DeltaTraits | None) -> str:
+def _kind_in_words(count: int, kind: LayerKind, traits: Traits) -> str:
+    mixer = _mixer_in_words(count, kind, traits.delta)
+    if traits.experts is None:
+        return mixer
+    if kind.mlp == "dense":
+        return f"{mixer}; one MLP"
+    return f"{mixer}; {traits.experts.num_used} of {traits.experts.num_experts} experts a token"
+
+
+def _mixer_in_words(count: int, kind: LayerKind, delta: DeltaTraits | None) -> str:
     if kind.mixer == "delta_rule" and delta is not None:
         keys = f"{delta.num_key_heads} heads of keys of {delta.key_dim}"
         values = f"{delta.num_value_heads} of values of {delta.value_dim}"
@@ -138,6 +148,8 @@ def model_table(found: dict[str, Any]) -> Table:
         heads = f"{traits['num_heads']} heads of {traits['head_dim']}, {traits['num_kv_heads']} of keys and values"
         table.add_row("attention", heads)
         widths = f"hidden {traits['hidden_size']:,}, feed-forward {traits['intermediate_size']:,}"
+        if (experts := traits["experts"]) is not None:
+            widths += f", of an expert {experts['intermediate_size']:,}"
         table.add_row("sizes", f"{widths}, vocabulary {traits['vocab_size']:,}")
         table.add_row("context", f"{traits['max_positions']:,} positions")
         table.add_row("norms", f"{traits['norms']} attention and MLP" + _qk_norm_in_words(traits["qk_norm"]))

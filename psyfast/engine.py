@@ -18,7 +18,7 @@ from psyfast.model.traits import Traits
 from psyfast.ops.records import HeadScores, HeadWeights, Pages, PreparedLayer, RopeTables
 from psyfast.ops.registry import LinearNll, Operators
 from psyfast.plan.batch import Batch
-from psyfast.plan.flops import DeltaShape, ModelShape
+from psyfast.plan.flops import DeltaShape, ExpertShape, ModelShape
 from psyfast.plan.pages import PAGE_SLOTS, PageTables
 
 
@@ -122,6 +122,20 @@ def model_shape(traits: Traits) -> ModelShape:
         windows=tuple(kind.window for kind in traits.layers if kind.mixer == "attention"),
         gated=traits.output_gate,
         delta=_delta_shape(traits),
+        experts=_expert_shape(traits),
+    )
+
+
+def _expert_shape(traits: Traits) -> ExpertShape | None:
+    if traits.experts is None:
+        return None
+    with_experts = [kind.mlp == "experts" for kind in traits.layers]
+    return ExpertShape(
+        num_layers=sum(with_experts),
+        is_last=with_experts[-1],
+        num_experts=traits.experts.num_experts,
+        num_used=traits.experts.num_used,
+        intermediate_size=traits.experts.intermediate_size,
     )
 
 

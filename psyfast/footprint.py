@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from psyfast.model.traits import DeltaTraits, Traits
+from psyfast.model.traits import DeltaTraits, LayerKind, Traits
+from psyfast.ops import native
 from psyfast.ops.cpu_packing import BLOCK_COLUMNS, MAX_BLOCKS
 from psyfast.ops.gpu.products import TEMPORARY_BYTES
 from psyfast.ops.records import Lane
@@ -14,8 +15,10 @@ from psyfast.ops.reference import ROWS_A_CHUNK, ROWS_A_TILE
 from psyfast.ops.reference_delta import CHUNK
 from psyfast.ops.registry import Operators
 from psyfast.plan.memory import ModelSizes
+from psyfast.plan.windows import DEFAULT_WINDOW_SLOTS
 
 PANEL = 64
+ROW_PADDING = 16
 TABLES_BYTES_A_SLOT = 64
 HOST_BYTES_A_SLOT = 512
 """Ids, positions and tables of the plan, the transcripts themselves, and their rows of the results."""
@@ -61,7 +64,7 @@ def sizes_together(sizes: ModelSizes, traits: Traits, num_models: int, num_heads
 def _native(traits: Traits, lane: Lane) -> ModelSizes:
     """Panels of whole vectors; see psyfast.ops.cpu_linear, and csrc/kv_pages.h for the pages."""
     operand = 4 if lane is Lane.FP32 else 2
-    D, F, E = traits.hidden_size, traits.intermediate_size, _up(traits.head_dim, PANEL)
+    D, F, E = traits.hidden_size, _widest(traits), _up(traits.head_dim, PANEL)
     H, K = traits.num_heads, traits.num_kv_heads
     HE = H * traits.head_dim
     mixer = (H + 2 * K) * E * D + _up(D, PANEL) * HE + (_up(HE, PANEL) * D if traits.output_gate else 0)
@@ -73,11 +76,37 @@ def _native(traits: Traits, lane: Lane) -> ModelSizes:
         HE = max(HE, traits.delta.width)
     return ModelSizes(
         num_layers=traits.num_layers,
-        layer_bytes=operand * (mixer + 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F),
+        layer_bytes=operand * (mixer + max(_packed_mlps(traits, kind) for kind in traits.kinds)),
         head_bytes=operand * _up(traits.vocab_size, PANEL) * D,
-        reading_bytes=BLOCK_COLUMNS * operand * max(3 * max(D, F, HE), 2 * MAX_BLOCKS * D),  # a layer, or the head
+        # of a layer, or of the head; and what experts' results take
+        reading_bytes=BLOCK_COLUMNS * operand * max(3 * max(D, F, HE), 2 * MAX_BLOCKS * D) + _experts_wave(traits),
         slot_bytes=slot + HOST_BYTES_A_SLOT,
     )
+
+
+def _widest(traits: Traits) -> int:
+    """The largest feed-forward width of any layer."""
+    return max(traits.intermediate_size, 0 if traits.experts is None else traits.experts.intermediate_size)
+
+
+def _packed_mlps(traits: Traits, kind: LayerKind) -> int:
+    """Packed weights of a layer's MLP, or of its router and all its experts."""
+    D, experts = traits.hidden_size, traits.experts
+    if kind.mlp == "dense" or experts is None:
+        return _packed_mlp(D, traits.intermediate_size)
+    return _up(experts.num_experts, PANEL) * D + experts.num_experts * _packed_mlp(D, experts.intermediate_size)
+
+
+def _packed_mlp(D: int, F: int) -> int:
+    return 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F
+
+
+def _experts_wave(traits: Traits) -> int:
+    """Bytes of the experts' results that wait to be summed; see csrc/experts.cc."""
+    if traits.experts is None:
+        return 0
+    a_slot = 4 * traits.experts.num_used * (_up(traits.hidden_size, PANEL) + ROW_PADDING)
+    return min(int(native.load().EXPERTS_WAVE_BYTES), DEFAULT_WINDOW_SLOTS * a_slot)
 
 
 def _packed_delta(delta: DeltaTraits, D: int) -> int:
@@ -101,7 +130,7 @@ def _delta_slot(delta: DeltaTraits, operand: int) -> int:
 def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
     """Matrices as loaded; for the time of a product those of an operator once more, and a chunk of its rows, in fp32."""
     kept = 2 if lane is Lane.BF16 else stored_bytes
-    D, F, H = traits.hidden_size, traits.intermediate_size, traits.num_heads
+    D, F, H = traits.hidden_size, _widest(traits), traits.num_heads
     HE, KE = H * traits.head_dim, traits.num_kv_heads * traits.head_dim
     scores = 3 * ROWS_A_TILE * H  # of a tile of queries with every key: the products, the softmax, one to spare
     mixed = 0 if traits.delta is None else _delta_in_torch(traits.delta)
@@ -109,7 +138,7 @@ def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
         num_layers=traits.num_layers,
         layer_bytes=kept * traits.num_layer_params,
         head_bytes=(kept + 4) * traits.vocab_size * D,
-        reading_bytes=4 * (3 * D * F + ROWS_A_CHUNK * (4 * F + 3 * D)),
+        reading_bytes=4 * (3 * D * F + ROWS_A_CHUNK * (4 * F + 5 * D)),
         slot_bytes=4 * (4 * D + 4 * KE + max(5 * HE + scores, mixed)) + HOST_BYTES_A_SLOT,
     )
 

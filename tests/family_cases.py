@@ -28,6 +28,49 @@ LLAMA3 = {
 }
 
 CASES: dict[str, tuple[str, dict]] = {
+    "qwen3 moe, heads of 80, shares of all": (
+        "Qwen3MoeForCausalLM",
+        {"head_dim": 80, "num_experts": 9, "num_experts_per_tok": 3, "moe_intermediate_size": 44},
+    ),
+    "qwen3 moe, tied, MLPs between, yarn, biases": (
+        "Qwen3MoeForCausalLM",
+        {
+            "num_hidden_layers": 6,
+            "head_dim": 12,
+            "num_experts": 70,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 33,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [3],
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+        },
+    ),
+    "mixtral, windows, heads of 80": (
+        "MixtralForCausalLM",
+        {"head_dim": 80, "sliding_window": 41, "num_local_experts": 5, "num_experts_per_tok": 2},
+    ),
+    "mixtral, tied, one expert a token": (
+        "MixtralForCausalLM",
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "tie_word_embeddings": True, "rope_parameters": LINEAR},
+    ),
+    "olmoe, norms over all heads": (
+        "OlmoeForCausalLM",
+        {"num_experts": 12, "num_experts_per_tok": 4, "num_key_value_heads": 6},
+    ),
+    "olmoe, tied, grouped heads, every expert, biases": (
+        "OlmoeForCausalLM",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 4,
+            "norm_topk_prob": True,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "rope_parameters": LLAMA3,
+        },
+    ),
     "llama, tied, heads of 80, llama3": (
         "LlamaForCausalLM",
         {

@@ -44,7 +44,8 @@ def transformers_nlls(folder: Path, architecture: str, ids: list[int]) -> torch.
     import transformers
 
     model_class = getattr(transformers, architecture)
-    model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = model_class.from_pretrained(folder, dtype=torch.float32, **eager).eval()
     with torch.inference_mode():
         logits = model(torch.tensor([ids])).logits[0, :-1]
     return -logits.double().log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]

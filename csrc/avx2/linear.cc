@@ -19,6 +19,6 @@ namespace avx2 {
 // clang-format on
 
 extern const LinearKernels kLinear;
-const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, activate};
+const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, router, activate};
 }  // namespace avx2
 }  // namespace psyfast

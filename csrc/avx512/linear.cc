@@ -21,6 +21,6 @@ namespace avx512 {
 // clang-format on
 
 extern const LinearKernels kLinear;
-const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, activate};
+const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, router, activate};
 }  // namespace avx512
 }  // namespace psyfast

@@ -17,6 +17,6 @@ namespace portable {
 // clang-format on
 
 extern const LinearKernels kLinear;
-const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, activate};
+const LinearKernels kLinear = {kBf16Rows, attn_in, attn_out, mlp, router, activate};
 }  // namespace portable
 }  // namespace psyfast

@@ -23,5 +23,8 @@ def run_layer(
     if rows_N is not None:
         x_TD = x_TD[rows_N]
     ops.attn_out(o, x_TD, weights.attn_out, lane=ops.lane)
-    ops.mlp(x_TD, weights.mlp, lane=ops.lane)
+    if weights.experts is not None:
+        ops.experts(x_TD, weights.experts, lane=ops.lane)
+    else:
+        ops.mlp(x_TD, weights.mlp, lane=ops.lane)
     return x_TD

@@ -25,7 +25,8 @@ class Family:
     defaults: what a config means where it is silent. scaled_embedding: by sqrt(hidden_size). can_tie: whether
     tie_word_embeddings is listened to. num_extra_rows: of the embedding. skips: the key that lists layers which text
     does not run through. vision: prefixes of tensors that text does not need (`model.` before them or not). output_gate:
-    of attention. delta: layers mix by the delta rule, all but every nth where `layer_types` does not say.
+    of attention. delta: layers mix by the delta rule, all but every nth where `layer_types` does not say. expert_width: the
+    key with the feed-forward width of an expert, where layers have experts.
     """
 
     architecture: str
@@ -47,6 +48,7 @@ class Family:
     vision: tuple[str, ...] = ()
     output_gate: bool = False
     delta: bool = False
+    expert_width: str | None = None
     honours: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,6 +103,7 @@ _GEMMA_3 = {
     "rope_local_base_freq": 10_000.0,
 }
 
+_EXPERTS = frozenset({"num_experts", "num_local_experts"})
 _QWEN_3_5 = {
     "head_dim": 256,
     "partial_rotary_factor": 0.25,
@@ -139,6 +142,32 @@ FAMILIES: tuple[Family, ...] = (
         windows="late",
         honours=_BIAS | _WINDOWED | {"use_sliding_window"},
         defaults={**_QWEN_2, "head_dim": 128},
+    ),
+    Family(
+        "Qwen3MoeForCausalLM",
+        ("qwen3_moe",),
+        bias="configured",
+        qk_norm="head",
+        expert_width="moe_intermediate_size",
+        honours=_BIAS | _EXPERTS,
+        defaults={"use_sliding_window": False},
+    ),
+    Family(
+        "MixtralForCausalLM",
+        ("mixtral",),
+        windows="every",
+        expert_width="intermediate_size",
+        honours=_WINDOWED | _EXPERTS,
+        defaults={"norm_topk_prob": True, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
+    ),
+    Family(
+        "OlmoeForCausalLM",
+        ("olmoe",),
+        bias="configured",
+        qk_norm="projection",
+        expert_width="intermediate_size",
+        honours=_BIAS | _EXPERTS,
+        defaults={"rms_norm_eps": 1e-5},
     ),
     Family(
         "MistralForCausalLM",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from psyfast.model.rope import RopeTraits
 
-__all__ = ["DeltaTraits", "LayerKind", "Norms", "RopeTraits", "Traits"]
+__all__ = ["DeltaTraits", "ExpertTraits", "LayerKind", "Norms", "RopeTraits", "Traits"]
 
 Norms = Literal["before", "after", "around"]
 """Where a layer's norms stand: before attention and MLP, after each (before it is added to the residual), or both."""
@@ -17,12 +17,14 @@ Norms = Literal["before", "after", "around"]
 class LayerKind:
     """What a model's layers may differ in: their rotary embedding (None: none), and how many positions they see.
 
-    window: the last so many, the token itself included; None: all. mixer: how tokens reach one another.
+    window: the last so many, the token itself included; None: all. mixer: how tokens reach one another. mlp: one for all
+    tokens, or experts.
     """
 
     rope: RopeTraits | None
     window: int | None = None
     mixer: Literal["attention", "delta_rule"] = "attention"
+    mlp: Literal["dense", "experts"] = "dense"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class DeltaTraits:
 
 
 @dataclass(frozen=True)
+class ExpertTraits:
+    """The experts of a layer: how many there are, how many a token uses, and the feed-forward width of each.
+
+    normalised: the weights of a token's experts sum to one.
+    """
+
+    num_experts: int
+    num_used: int
+    intermediate_size: int
+    normalised: bool
+
+    def num_params(self, hidden_size: int) -> int:
+        """Weights of all of a layer's experts and of their router."""
+        return hidden_size * self.num_experts * (3 * self.intermediate_size + 1)
+
+
+@dataclass(frozen=True)
 class Traits:
     """Everything about a decoder's shape and equations that its weights do not say themselves.
 
@@ -57,7 +76,7 @@ class Traits:
     head at a time, or all heads together. fused: q, k and v are stored in one matrix, gate and up in another.
     num_extra_rows: of the embedding, beyond the vocabulary, for tokens that no text has. output_gate: attention's output
     is multiplied by a sigmoid of the layer's input, whose projection is stored with the queries'. delta: of the layers
-    that mix by the delta rule, None where there are none.
+    that mix by the delta rule, experts: of the layers that have some; None where there are none.
     """
 
     family: str
@@ -90,6 +109,7 @@ class Traits:
     tied_head: bool = False
     output_gate: bool = False
     delta: DeltaTraits | None = None
+    experts: ExpertTraits | None = None
 
     def __post_init__(self) -> None:
         """Fill in what a decoder of layers alike need not say."""
@@ -106,8 +126,14 @@ class Traits:
     @property
     def num_layer_params(self) -> int:
         """Weights of a layer's matrices, of the kind that has the most."""
-        mixers = [self.num_mixer_params(kind) for kind in self.kinds]
-        return max(mixers) + 3 * self.hidden_size * self.intermediate_size
+        return max(self.num_mixer_params(kind) + self.num_mlp_params(kind) for kind in self.kinds)
+
+    def num_mlp_params(self, kind: LayerKind) -> int:
+        """Weights of a kind's MLP, or of all its experts and their router."""
+        if kind.mlp == "experts":
+            assert self.experts is not None
+            return self.experts.num_params(self.hidden_size)
+        return 3 * self.hidden_size * self.intermediate_size
 
     def num_mixer_params(self, kind: LayerKind) -> int:
         """Weights of the matrices by which a kind of layer mixes tokens, its output projection included."""

@@ -152,22 +152,26 @@ def prepare_mlp(weights: MlpWeights, lane: Lane, num_threads: int | None = None)
     D, F = weights.down_proj.shape
     check_shape("gate_up_proj", weights.gate_up_proj, 2 * F, D)
     check_shape("down_proj", weights.down_proj, D, F)
-    gated = int(native.load().GATED_COLUMNS)
-    num_panels = -(-F // gated)
-    gate = torch.full((num_panels * gated,), -1, dtype=torch.int64)
-    gate[:F] = torch.arange(F)
-    up = torch.where(gate >= 0, gate + F, gate)
-    columns = torch.stack([gate.view(num_panels, gated), up.view(num_panels, gated)], dim=1)
     return PackedMlp(
         lane=lane,
         hidden_size=D,
         feed_forward=F,
         norm=padded_norm("norm weight", weights.norm, D),
-        gate_up=pack("gate_up_proj", weights.gate_up_proj, lane, columns.flatten(), num_threads),
+        gate_up=pack("gate_up_proj", weights.gate_up_proj, lane, gated_columns(F), num_threads),
         down=pack("down_proj", weights.down_proj, lane, num_threads=num_threads),
         activation=weights.activation,
         post_norm=padded_norm("post_norm weight", weights.post_norm, D),
     )
+
+
+def gated_columns(feed_forward: int) -> Tensor:
+    """Rows of gate_up_proj in the order of its panels' columns: 32 of the gate and the same 32 of up, −1 for padding."""
+    width = int(native.load().GATED_COLUMNS)
+    num_panels = -(-feed_forward // width)
+    gate = torch.full((num_panels * width,), -1, dtype=torch.int64)
+    gate[:feed_forward] = torch.arange(feed_forward)
+    up = torch.where(gate >= 0, gate + feed_forward, gate)
+    return torch.stack([gate.view(num_panels, width), up.view(num_panels, width)], dim=1).flatten()
 
 
 def attn_in(

@@ -2,7 +2,7 @@
 
 T tokens, N scored rows, D hidden, V vocabulary, H query heads, K kv heads (or option columns), E head dimension.
 
-Every backend's operators take and return these; DESIGN's table of the five operators is their contract.
+Every backend's operators take and return these; DESIGN's table of the operators is their contract.
 """
 
 from __future__ import annotations
@@ -179,14 +179,35 @@ class MlpWeights:
 
 
 @dataclass(frozen=True)
+class ExpertsWeights:
+    """Many MLPs of which a router [X, D] chooses num_used for each token: gate_up_proj [2F, D] and down_proj [D, F] of each.
+
+    normalised: a token's weights sum to one; else they are its experts' shares of the softmax over all X.
+    """
+
+    norm: Norm | None
+    router: Matrix
+    gate_up_proj: tuple[Matrix, ...]
+    down_proj: tuple[Matrix, ...]
+    num_used: int
+    normalised: bool
+    activation: str = "silu"
+
+
+@dataclass(frozen=True)
 class LayerWeights:
-    """Everything one decoder layer needs. It mixes tokens by attention or, where attn_in is None, by the delta rule."""
+    """Everything one decoder layer needs.
+
+    It mixes tokens by attention or, where attn_in is None, by the delta rule; then comes an MLP or, where that is None,
+    experts.
+    """
 
     attn_in: AttnInWeights | None
     attention: AttentionParams | None
     attn_out: AttnOutWeights
-    mlp: MlpWeights
+    mlp: MlpWeights | None
     delta_rule: DeltaRuleWeights | None = None
+    experts: ExpertsWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +219,7 @@ class PreparedLayer:
     attn_out: Any
     mlp: Any
     delta_rule: Any = None
+    experts: Any = None
 
     @classmethod
     def as_loaded(cls, layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
@@ -210,22 +232,25 @@ class PreparedLayer:
                 if layer.attn_out.gate is None
                 else replace(layer.attn_out, gate=_in_memory(layer.attn_out.gate))
             ),
-            mlp=_in_memory(layer.mlp),
+            mlp=None if layer.mlp is None else _in_memory(layer.mlp),
             delta_rule=None if layer.delta_rule is None else _in_memory(layer.delta_rule),
+            experts=None if layer.experts is None else _in_memory(layer.experts),
         )
 
 
-_Record = TypeVar("_Record", AttnInWeights, OutputGate, AttnOutWeights, MlpWeights, DeltaRuleWeights)
+_Record = TypeVar("_Record", AttnInWeights, OutputGate, AttnOutWeights, MlpWeights, DeltaRuleWeights, ExpertsWeights)
 
 
 def _in_memory(record: _Record) -> _Record:
     """The record with its deferred matrices read."""
-    deferred: dict[str, Any] = {
-        part.name: in_memory(value)
-        for part in fields(record)
-        if isinstance(value := getattr(record, part.name), DeferredMatrix)
-    }
-    return replace(record, **deferred)
+    read: dict[str, Any] = {}
+    for part in fields(record):
+        value = getattr(record, part.name)
+        if isinstance(value, DeferredMatrix):
+            read[part.name] = in_memory(value)
+        elif isinstance(value, tuple):
+            read[part.name] = tuple(in_memory(matrix) for matrix in value)
+    return replace(record, **read)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import BackendError
-from psyfast.ops import reference, reference_delta, reference_head
+from psyfast.ops import reference, reference_delta, reference_experts, reference_head
 from psyfast.ops.gpu.availability import GPU_BACKENDS, kernels_of, version_of
 from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer, in_memory
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
-OPERATORS = ("attn_in", "attention", "delta_rule", "attn_out", "mlp", "linear_nll")
+OPERATORS = ("attn_in", "attention", "delta_rule", "attn_out", "mlp", "experts", "linear_nll")
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
 LinearNll = Callable[[Tensor, Tensor, Tensor], HeadScores]
@@ -28,7 +28,7 @@ LinearNll = Callable[[Tensor, Tensor, Tensor], HeadScores]
 
 @dataclass(frozen=True)
 class Operators:
-    """The six operators as resolved for a device and a lane.
+    """The seven operators as resolved for a device and a lane.
 
     `make_linear_nll(head)` prepares the LM head once (packs it, where the backend does) and returns the operator
     over (x_ND, target_N, option_ids_NK). `prepare_layer(layer, num_threads=None)` likewise brings a layer's weights into
@@ -40,6 +40,7 @@ class Operators:
     delta_rule: Callable[..., Tensor]
     attn_out: Callable[..., None]
     mlp: Callable[..., None]
+    experts: Callable[..., None]
     make_linear_nll: Callable[[HeadWeights], LinearNll]
     prepare_layer: Callable[..., PreparedLayer]
     allocate_kv: Callable[[int, int, int, int], tuple[Tensor, Tensor]]
@@ -120,6 +121,7 @@ def _reference(lane: Lane, device: torch.device) -> Operators:
         delta_rule=reference_delta.delta_rule,
         attn_out=reference.attn_out,
         mlp=reference.mlp,
+        experts=reference_experts.experts,
         make_linear_nll=make_linear_nll,
         prepare_layer=PreparedLayer.as_loaded,
         allocate_kv=partial(reference.allocate_kv, lane=lane, device=device),
@@ -143,7 +145,7 @@ def _on_gpu(backend: str, lane: Lane, device: torch.device) -> Operators:
 
 
 def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bool) -> Operators:
-    from psyfast.ops import cpu, cpu_attention, cpu_delta, cpu_linear
+    from psyfast.ops import cpu, cpu_attention, cpu_delta, cpu_experts, cpu_linear
 
     lane = operators.lane
     isa = cpu.isa_name() if wanted_isa is None else cpu.checked_isa(wanted_isa)
@@ -161,10 +163,11 @@ def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bo
             attn_in=None if layer.attn_in is None else cpu_linear.prepare_attn_in(layer.attn_in, lane, num_threads),
             attention=layer.attention,
             attn_out=cpu_linear.prepare_attn_out(layer.attn_out, lane, num_threads),
-            mlp=cpu_linear.prepare_mlp(layer.mlp, lane, num_threads),
+            mlp=None if layer.mlp is None else cpu_linear.prepare_mlp(layer.mlp, lane, num_threads),
             delta_rule=(
                 None if layer.delta_rule is None else cpu_delta.prepare_delta_rule(layer.delta_rule, lane, num_threads)
             ),
+            experts=None if layer.experts is None else cpu_experts.prepare_experts(layer.experts, lane, num_threads),
         )
 
     return Operators(
@@ -173,6 +176,7 @@ def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bo
         delta_rule=partial(cpu_delta.delta_rule, isa=isa),
         attn_out=partial(cpu_linear.attn_out, isa=isa),
         mlp=partial(cpu_linear.mlp, isa=isa),
+        experts=partial(cpu_experts.experts, isa=isa),
         make_linear_nll=make_linear_nll,
         prepare_layer=prepare_layer,
         allocate_kv=partial(cpu_attention.allocate_kv, lane=lane),

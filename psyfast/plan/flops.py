@@ -1,6 +1,6 @@
 """Required floating-point operations of a batch: what a share of the machine's peak is a share of.
 
-    linear      2 · weights of the layers' matrices, for every token
+    linear      2 · weights of the layers' matrices, for every token; of experts, those that a token uses, and the router
     attention   4 · head size · query heads · pairs of a token and a position it sees, itself included, in every layer
     delta rule  6 · key size · value size · value heads for every token, in a layer that mixes by it
     head        2 · hidden · vocabulary, for every scored row
@@ -53,10 +53,26 @@ class DeltaShape:
 
 
 @dataclass(frozen=True)
+class ExpertShape:
+    """The layers that have experts in place of an MLP: how many, whether the last of all is one, and their sizes."""
+
+    num_layers: int
+    is_last: bool
+    num_experts: int
+    num_used: int
+    intermediate_size: int
+
+    def params(self, hidden_size: int) -> int:
+        """Weights that a token meets in such a layer, besides its mixer's."""
+        return hidden_size * (self.num_experts + 3 * self.num_used * self.intermediate_size)
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """A decoder's sizes, as far as its products depend on them.
 
     windows: one a layer of attention, None for a layer that sees all. gated: attention's output has a gate.
+    intermediate_size: of the layers that have an MLP and no experts.
     """
 
     hidden_size: int
@@ -68,6 +84,17 @@ class ModelShape:
     windows: tuple[int | None, ...]
     gated: bool = False
     delta: DeltaShape | None = None
+    experts: ExpertShape | None = None
+
+    @property
+    def mlp_params(self) -> int:
+        """Weights of one layer's MLP."""
+        return 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def more_with_experts(self) -> int:
+        """Weights that a token meets in a layer with experts beyond those of one with an MLP; may be negative."""
+        return 0 if self.experts is None else self.experts.params(self.hidden_size) - self.mlp_params
 
     @property
     def kv_params(self) -> int:
@@ -76,9 +103,9 @@ class ModelShape:
 
     @property
     def layer_params(self) -> int:
-        """Weights of a layer of attention: q and o projections and the output's gate, k and v, gate, up and down."""
+        """Weights of a layer of attention with an MLP: q, k, v and o projections, the output's gate, gate, up and down."""
         q_and_o = self.hidden_size * (3 if self.gated else 2) * self.num_heads * self.head_dim
-        return q_and_o + self.kv_params + 3 * self.hidden_size * self.intermediate_size
+        return q_and_o + self.kv_params + self.mlp_params
 
     @property
     def delta_params(self) -> int:
@@ -86,7 +113,7 @@ class ModelShape:
         if self.delta is None:
             return 0
         columns = self.delta.in_columns + self.delta.out_columns
-        return self.hidden_size * (columns + 3 * self.intermediate_size)
+        return self.hidden_size * columns + self.mlp_params
 
 
 @dataclass(frozen=True)
@@ -131,8 +158,12 @@ def required_flop(batch: Batch, shape: ModelShape) -> RequiredFlop:
         spared = 2 * (shape.layer_params - shape.kv_params) * num_unscored
         spared += a_pair * (pairs[shape.windows[-1]] - scored_pairs)
     num_delta = 0 if delta is None else delta.num_layers
+    params = shape.layer_params * len(shape.windows) + shape.delta_params * num_delta
+    if shape.experts is not None:
+        params += shape.more_with_experts * shape.experts.num_layers
+        spared += 2 * shape.more_with_experts * num_unscored if shape.experts.is_last else 0
     return RequiredFlop(
-        linear=2 * (shape.layer_params * len(shape.windows) + shape.delta_params * num_delta) * num_tokens,
+        linear=2 * params * num_tokens,
         attention=a_pair * sum(pairs[window] for window in shape.windows),
         head=2 * shape.hidden_size * shape.vocab_size * len(rows_N),
         spared=spared,

@@ -68,6 +68,9 @@ def test_every_row_is_transformers_fp32(models, case, backend):
 
 
 BITS = (
+    "qwen3 moe, heads of 80, shares of all",
+    "qwen3 moe, tied, MLPs between, yarn, biases",
+    "mixtral, windows, heads of 80",
     "qwen2, windows, yarn",
     "mistral, windows, heads of 80",
     "olmo3, heads of 80, yarn on full layers",

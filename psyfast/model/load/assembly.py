@@ -16,9 +16,11 @@ from psyfast.model.load.names import (
     HEAD,
     NORM_NAMES,
     delta_names,
+    expert_names,
     gate_up_names,
     layer_prefix,
     qkv_names,
+    router_name,
 )
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.rope import RopeTraits
@@ -29,6 +31,7 @@ from psyfast.ops.records import (
     AttnOutWeights,
     DeferredMatrix,
     DeltaRuleWeights,
+    ExpertsWeights,
     HeadWeights,
     Lane,
     LayerWeights,
@@ -102,18 +105,13 @@ class Assembler:
         kind = traits.kinds[traits.kind_of_layer[layer_idx]]
         norms = [None if name is None else self.norm(layer + name) for name in NORM_NAMES[traits.norms]]
         attn_in_norm, attn_out_norm, mlp_in_norm, mlp_out_norm = norms
-        mlp = MlpWeights(
-            norm=mlp_in_norm,
-            gate_up_proj=self.matrix(*(name + ".weight" for name in gate_up_names(traits, layer))),
-            down_proj=self.matrix(layer + "mlp.down_proj.weight"),
-            activation=traits.activation,
-            post_norm=mlp_out_norm,
-        )
+        mlp = self._mlp(layer, mlp_in_norm, mlp_out_norm) if kind.mlp == "dense" else None
+        experts = self._experts(layer, mlp_in_norm) if kind.mlp == "experts" else None
         if kind.mixer == "delta_rule":
             names = delta_names(layer)
             gate = OutputGate(attn_in_norm, self.matrix(names["gate"]), "silu")
             attn_out = AttnOutWeights(self.matrix(names["out"]), post_norm=attn_out_norm, gate=gate)
-            return LayerWeights(None, None, attn_out, mlp, self._delta_rule(names, attn_in_norm))
+            return LayerWeights(None, None, attn_out, mlp, self._delta_rule(names, attn_in_norm), experts)
         return LayerWeights(
             attn_in=self._attn_in(layer, attn_in_norm, None if kind.rope is None else self._ropes[kind.rope]),
             attention=AttentionParams(traits.attention_scale, kind.window, traits.attention_soft_cap),
@@ -124,6 +122,30 @@ class Assembler:
                 gate=self._output_gate(layer, attn_in_norm) if traits.output_gate else None,
             ),
             mlp=mlp,
+            experts=experts,
+        )
+
+    def _mlp(self, layer: str, norm: Norm | None, post_norm: Norm | None) -> MlpWeights:
+        return MlpWeights(
+            norm=norm,
+            gate_up_proj=self.matrix(*(name + ".weight" for name in gate_up_names(self._traits, layer))),
+            down_proj=self.matrix(layer + "mlp.down_proj.weight"),
+            activation=self._traits.activation,
+            post_norm=post_norm,
+        )
+
+    def _experts(self, layer: str, norm: Norm | None) -> ExpertsWeights:
+        traits = self._traits.experts
+        assert traits is not None
+        names = [expert_names(layer, expert) for expert in range(traits.num_experts)]
+        return ExpertsWeights(
+            norm=norm,
+            router=self.matrix(router_name(layer)),
+            gate_up_proj=tuple(self.matrix(of["gate"], of["up"]) for of in names),
+            down_proj=tuple(self.matrix(of["down"]) for of in names),
+            num_used=traits.num_used,
+            normalised=traits.normalised,
+            activation=self._traits.activation,
         )
 
     def _delta_rule(self, names: Mapping[str, str], norm: Norm | None) -> DeltaRuleWeights:

@@ -13,10 +13,12 @@ from psyfast.model.load.names import (
     HEAD,
     NORM_NAMES,
     delta_names,
+    expert_names,
     gate_up_names,
     layer_prefix,
     needless,
     qkv_names,
+    router_name,
 )
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.traits import Traits
@@ -34,9 +36,9 @@ def expected_shapes(traits: Traits) -> Shapes:
     for layer_idx in range(traits.num_layers):
         layer = layer_prefix(traits, layer_idx)
         shapes |= {f"{layer}{norm}.weight": (D,) for norm in NORM_NAMES[traits.norms] if norm is not None}
-        mixer = traits.kinds[traits.kind_of_layer[layer_idx]].mixer
-        shapes |= _delta_shapes(traits, layer) if mixer == "delta_rule" else _attention_shapes(traits, layer)
-        shapes |= _mlp_shapes(traits, layer)
+        kind = traits.kinds[traits.kind_of_layer[layer_idx]]
+        shapes |= _delta_shapes(traits, layer) if kind.mixer == "delta_rule" else _attention_shapes(traits, layer)
+        shapes |= _experts_shapes(traits, layer) if kind.mlp == "experts" else _mlp_shapes(traits, layer)
     return shapes
 
 
@@ -81,6 +83,16 @@ def _mlp_shapes(traits: Traits, layer: str) -> Shapes:
     names = gate_up_names(traits, layer)
     shapes: Shapes = {name + ".weight": (2 * F // len(names), D) for name in names}
     return shapes | {f"{layer}mlp.down_proj.weight": (D, F)}
+
+
+def _experts_shapes(traits: Traits, layer: str) -> Shapes:
+    assert traits.experts is not None
+    D, F = traits.hidden_size, traits.experts.intermediate_size
+    shapes: Shapes = {router_name(layer): (traits.experts.num_experts, D)}
+    of_part = {"gate": (F, D), "up": (F, D), "down": (D, F)}
+    for expert in range(traits.experts.num_experts):
+        shapes |= {name: of_part[part] for part, name in expert_names(layer, expert).items()}
+    return shapes
 
 
 def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:

@@ -39,12 +39,20 @@ NORM_NAMES: dict[Norms, NormNames] = {
 }
 
 
+_MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+"""Its spelling of an expert's projections."""
+
+
 def plain_name(name: str) -> str:
-    """A tensor's name as a model of text alone has it."""
+    """A tensor's name as a model of text alone has it, with experts in the spelling of most families."""
     for prefix, plain in _SPELLINGS:
         if name.startswith(prefix):
-            return plain + name.removeprefix(prefix)
-    return name
+            name = plain + name.removeprefix(prefix)
+            break
+    before, mixtral, after = name.partition(".block_sparse_moe.")
+    if not mixtral:
+        return name
+    return before + ".mlp." + re.sub(r"\b(w[123])\b", lambda found: _MIXTRAL[found[1]], after)
 
 
 def layer_prefix(traits: Traits, layer_idx: int) -> str:
@@ -76,6 +84,16 @@ def delta_names(layer: str) -> dict[str, str]:
 def gate_up_names(traits: Traits, layer: str) -> list[str]:
     """The gate's projection and the other, in this order."""
     return [f"{layer}mlp.{name}_proj" for name in (("gate_up",) if traits.fused else ("gate", "up"))]
+
+
+def router_name(layer: str) -> str:
+    """The matrix that experts are chosen by."""
+    return f"{layer}mlp.gate.weight"
+
+
+def expert_names(layer: str, expert: int) -> dict[str, str]:
+    """An expert's projections."""
+    return {part: f"{layer}mlp.experts.{expert}.{part}_proj.weight" for part in ("gate", "up", "down")}
 
 
 def needless(name: str, traits: Traits, vision: Iterable[str]) -> bool:

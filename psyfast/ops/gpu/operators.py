@@ -5,6 +5,7 @@ attention   tiles of the batch · attention
 attn_out    product · add_rows; before them, where there is a gate: norm_rows · product · torch's activation
 delta_rule  norm_rows · products · short_convolution · delta_rule · norm_rows of the heads
 mlp         norm_rows · product · gated · product · add_rows
+experts     norm_rows · product, torch's choice; for each expert: product · gated · product, torch's sum
 linear_nll  norm_rows · linear_nll
 """
 
@@ -25,6 +26,7 @@ from psyfast.ops.gpu.prepared import (
     DeviceAttnIn,
     DeviceAttnOut,
     DeviceDeltaRule,
+    DeviceExperts,
     DeviceGate,
     DeviceHead,
     DeviceMlp,
@@ -36,6 +38,7 @@ from psyfast.ops.gpu.tiles import tiles_of
 from psyfast.ops.paths import tap_rows
 from psyfast.ops.records import AttentionParams, HeadScores, HeadWeights, Lane, Pages
 from psyfast.ops.reference import GATES
+from psyfast.ops.reference_experts import choose_experts
 from psyfast.ops.registry import OPERATORS, LinearNll, Operators
 
 MAX_OPTION_COLUMNS = 64
@@ -53,6 +56,7 @@ def operators_over(kernels: DeviceKernels, lane: Lane, device: torch.device) -> 
         delta_rule=ours.delta_rule,
         attn_out=ours.attn_out,
         mlp=ours.mlp,
+        experts=ours.experts,
         make_linear_nll=ours.make_linear_nll,
         prepare_layer=partial(prepare_layer, kernels=kernels, lane=lane),
         allocate_kv=ours.allocate_kv,
@@ -200,6 +204,24 @@ class DeviceOperators:
             y_TD = self.kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
             h_TF = self.kernels.gated(product(y_TD, weights.gate_up_proj), weights.activation, self.operand)
             self.kernels.add_rows(x_TD[rows], product(h_TF, weights.down_proj), None, weights.post_norm)
+
+    def experts(self, x_TD: Tensor, weights: DeviceExperts, *, lane: Lane) -> None:
+        """X += the weighted sum of each token's experts, in ascending order of experts, in place."""
+        X, D = weights.router_XD.shape
+        self._check(lane, x_TD, D)
+        G = max(len(gate_up) for gate_up in weights.gate_up_proj)
+        for rows in chunks(len(x_TD), 4 * (X + G + 2 * D)):
+            h_TD = self.kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
+            logits_TX = product(h_TD, weights.router_XD)
+            chosen_TU, weight_TU = choose_experts(logits_TX, weights.num_used, weights.normalised)
+            sum_TD = torch.zeros_like(x_TD[rows])
+            for expert in chosen_TU.unique().tolist():
+                token, place = (chosen_TU == expert).nonzero(as_tuple=True)
+                before_TG = product(h_TD[token], weights.gate_up_proj[expert])
+                gated_TF = self.kernels.gated(before_TG, weights.activation, self.operand)
+                # no token comes twice, so that the sum's order is the experts'
+                sum_TD[token] += weight_TU[token, place, None] * product(gated_TF, weights.down_proj[expert])
+            x_TD[rows] += sum_TD
 
     def make_linear_nll(self, head: HeadWeights) -> LinearNll:
         """`linear_nll` over a head that is prepared once."""

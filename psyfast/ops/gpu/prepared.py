@@ -12,6 +12,7 @@ from torch import Tensor
 
 from psyfast.errors import BackendError
 from psyfast.ops.delta_sizes import check_delta_rule
+from psyfast.ops.expert_sizes import check_experts
 from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
 from psyfast.ops.gpu.products import OPERAND
 from psyfast.ops.records import (
@@ -19,6 +20,7 @@ from psyfast.ops.records import (
     AttnInWeights,
     AttnOutWeights,
     DeltaRuleWeights,
+    ExpertsWeights,
     HeadWeights,
     Lane,
     LayerWeights,
@@ -90,6 +92,19 @@ class DeviceMlp:
 
 
 @dataclass(frozen=True)
+class DeviceExperts:
+    """`experts`' weights: router [X, D]; of each expert gate_up_proj [2F, D] and down_proj [D, F]."""
+
+    norm: DeviceNorm | None
+    router_XD: Tensor
+    gate_up_proj: tuple[Tensor, ...]
+    down_proj: tuple[Tensor, ...]
+    num_used: int
+    normalised: bool
+    activation: str
+
+
+@dataclass(frozen=True)
 class DeviceDeltaRule:
     """`delta_rule`'s weights: qkv_proj [C, D], decay_write_proj [2H, D], the filter as [W, C]; rate_H is e^log_rate."""
 
@@ -124,8 +139,14 @@ def prepare_layer(
     if layer.delta_rule is not None:
         delta = layer.delta_rule
         D, width = delta.qkv_proj.shape[-1], delta.num_value_heads * delta.value_dim
-        attn_out = _attn_out(layer.attn_out, D, width, dtype)
-        return PreparedLayer(None, None, attn_out, _mlp(layer.mlp, D, dtype), _delta_rule(delta, dtype, kernels))
+        return PreparedLayer(
+            attn_in=None,
+            attention=None,
+            attn_out=_attn_out(layer.attn_out, D, width, dtype),
+            mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
+            delta_rule=_delta_rule(delta, dtype, kernels),
+            experts=None if layer.experts is None else _experts(layer.experts, D, dtype),
+        )
     assert layer.attn_in is not None and layer.attention is not None
     attn_in = _attn_in(layer.attn_in, dtype)
     H, E, D = attn_in.shape.num_heads, attn_in.shape.head_dim, attn_in.qkv_proj.shape[1]
@@ -134,7 +155,8 @@ def prepare_layer(
         attn_in=attn_in,
         attention=_attention(layer.attention, H),
         attn_out=_attn_out(layer.attn_out, D, H * E, dtype),
-        mlp=_mlp(layer.mlp, D, dtype),
+        mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
+        experts=None if layer.experts is None else _experts(layer.experts, D, dtype),
     )
 
 
@@ -222,9 +244,28 @@ def _attention(params: AttentionParams, num_heads: int) -> AttentionParams:
     return replace(params, sinks_H=params.sinks_H.float().contiguous())
 
 
+def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> DeviceExperts:
+    _check_activation(weights.activation)
+    D, F = hidden_size, weights.down_proj[0].shape[-1] if weights.down_proj else 0
+    check_experts(weights, D, F)
+    return DeviceExperts(
+        norm=_norm("experts' norm", weights.norm, D),
+        router_XD=_matrix("router", weights.router, (weights.router.shape[0], D), dtype),
+        gate_up_proj=tuple(_matrix("gate_up_proj", one, (2 * F, D), dtype) for one in weights.gate_up_proj),
+        down_proj=tuple(_matrix("down_proj", one, (D, F), dtype) for one in weights.down_proj),
+        num_used=weights.num_used,
+        normalised=weights.normalised,
+        activation=weights.activation,
+    )
+
+
+def _check_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise BackendError(f"activation '{name}' has no kernel; choose one of {', '.join(ACTIVATIONS)}")
+
+
 def _mlp(weights: MlpWeights, hidden_size: int, dtype: torch.dtype) -> DeviceMlp:
-    if weights.activation not in ACTIVATIONS:
-        raise BackendError(f"activation '{weights.activation}' has no kernel; choose one of {', '.join(ACTIVATIONS)}")
+    _check_activation(weights.activation)
     F = weights.down_proj.shape[-1]
     return DeviceMlp(
         norm=_norm("mlp's norm", weights.norm, hidden_size),
