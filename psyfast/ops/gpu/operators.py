@@ -209,7 +209,7 @@ class DeviceOperators:
         """X += the weighted sum of each token's experts, in ascending order of experts, in place."""
         X, D = weights.router_XD.shape
         self._check(lane, x_TD, D)
-        G = max(len(gate_up) for gate_up in weights.gate_up_proj)
+        G = weights.gate_up_proj.shape[1]
         for rows in chunks(len(x_TD), 4 * (X + G + 2 * D)):
             h_TD = self.kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
             logits_TX = product(h_TD, weights.router_XD)

@@ -174,6 +174,8 @@ def _with_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A frozen record with its tensors changed, in the order of its fields; records without one stay the same object."""
     if isinstance(record, Tensor):
         return change(record)
+    if isinstance(record, tuple):
+        return tuple(_with_tensors(value, change) for value in record)
     if not is_dataclass(record) or isinstance(record, type):
         return record
     before = {field.name: getattr(record, field.name) for field in fields(record)}

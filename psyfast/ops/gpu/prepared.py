@@ -5,6 +5,7 @@ Letters as in kernel_set.py; C the columns of the projection, (H + 2K) · E.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,12 +94,12 @@ class DeviceMlp:
 
 @dataclass(frozen=True)
 class DeviceExperts:
-    """`experts`' weights: router [X, D]; of each expert gate_up_proj [2F, D] and down_proj [D, F]."""
+    """`experts`' weights: router [X, D]; of every expert gate_up_proj [X, 2F, D] and down_proj [X, D, F]."""
 
     norm: DeviceNorm | None
     router_XD: Tensor
-    gate_up_proj: tuple[Tensor, ...]
-    down_proj: tuple[Tensor, ...]
+    gate_up_proj: Tensor
+    down_proj: Tensor
     num_used: int
     normalised: bool
     activation: str
@@ -251,8 +252,8 @@ def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> D
     return DeviceExperts(
         norm=_norm("experts' norm", weights.norm, D),
         router_XD=_matrix("router", weights.router, (weights.router.shape[0], D), dtype),
-        gate_up_proj=tuple(_matrix("gate_up_proj", one, (2 * F, D), dtype) for one in weights.gate_up_proj),
-        down_proj=tuple(_matrix("down_proj", one, (D, F), dtype) for one in weights.down_proj),
+        gate_up_proj=_stacked(weights.gate_up_proj, dtype),
+        down_proj=_stacked(weights.down_proj, dtype),
         num_used=weights.num_used,
         normalised=weights.normalised,
         activation=weights.activation,
@@ -280,6 +281,16 @@ def _matrix(name: str, matrix: Matrix, shape: tuple[int, int], dtype: torch.dtyp
     if tuple(matrix.shape) != shape:
         raise BackendError(f"{name} has shape {list(matrix.shape)}, expected {list(shape)}; check the weights")
     return in_memory(matrix).to(dtype).contiguous()
+
+
+def _stacked(matrices: Sequence[Matrix], dtype: torch.dtype) -> Tensor:
+    """Matrices of one shape, read one after the other into one tensor."""
+    first = in_memory(matrices[0])
+    stacked = torch.empty(len(matrices), *first.shape, dtype=dtype, device=first.device)
+    stacked[0] = first
+    for place, matrix in enumerate(matrices[1:], start=1):
+        stacked[place] = in_memory(matrix)
+    return stacked
 
 
 def _bias(weights: AttnOutWeights, hidden_size: int) -> Tensor | None:
