@@ -48,6 +48,17 @@ CASES: dict[str, tuple[str, dict]] = {
             "rope_parameters": YARN,
         },
     ),
+    "qwen3 moe, normalised, rows of whole blocks": (
+        "Qwen3MoeForCausalLM",
+        {
+            "hidden_size": 96,
+            "head_dim": 32,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "norm_topk_prob": True,
+        },
+    ),
     "mixtral, windows, heads of 80": (
         "MixtralForCausalLM",
         {"head_dim": 80, "sliding_window": 41, "num_local_experts": 5, "num_experts_per_tok": 2},

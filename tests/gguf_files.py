@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], *, strings: Mapping[st
 def write_model(
     path: Path, folder: Path, traits: Traits, *, kind: str = "F32", num_ahead: int = 0, **said: Any
 ) -> None:
-    """A Hugging Face folder's model as llama.cpp stores its architecture; matrices as F32 or Q8_0.
+    """A Hugging Face folder's model as llama.cpp stores its architecture; matrices as F32, or as Q8_0 or Q4_0, experts' too.
 
     num_ahead: layers behind the last that predict tokens further on.
 
@@ -96,6 +97,7 @@ def write_model(
         getattr(writer, f"add_{name}")(value)
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_architecture)
     names = gguf.get_tensor_name_map(architecture, traits.num_layers)
+    together: dict[str, list[np.ndarray]] = {}  # experts' matrices of one kind
     for name in expected_shapes(traits):
         value = files.read(name).float()
         if family.gguf_pairs and ("q_proj" in name or "k_proj" in name):  # the two of a rotary pair side by side
@@ -106,13 +108,24 @@ def write_model(
         if traits.delta is not None and "linear_attn" in name:
             value = _tiled(value, name, traits.delta)
         array = value.contiguous().numpy()
+        if ".experts." in name:
+            together.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.", name), []).append(array)
+            continue
         theirs = names.get_name(name.replace("dt_bias", "dt_proj.bias"), try_suffixes=(".weight", ".bias"))
-        if kind == "Q8_0" and array.ndim == 2:
-            quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(theirs, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(theirs, array)
+        _add(writer, theirs, array, kind if array.ndim == 2 else "F32")
+    for name, arrays in together.items():
+        _add(writer, names.get_name(name, try_suffixes=(".weight",)), np.stack(arrays), kind)
     _finish(writer)
+
+
+def _add(writer: Any, name: str, array: np.ndarray, kind: str) -> None:
+    import gguf
+
+    if kind == "F32":
+        writer.add_tensor(name, array)
+        return
+    quantised = gguf.GGMLQuantizationType[kind]
+    writer.add_tensor(name, gguf.quants.quantize(array, quantised), raw_dtype=quantised)
 
 
 def _tiled(value: torch.Tensor, name: str, delta: DeltaTraits) -> torch.Tensor:

@@ -51,9 +51,9 @@ def test_what_does_not_load_says_why(tmp_path, damage):
         save_file(tensors, folder / "model.safetensors")
     else:
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen3MoeForCausalLM"]}))
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen2MoeForCausalLM"]}))
     found = describe_model(str(folder))
-    assert {"tensor": "q_norm", "architecture": "Qwen3MoeForCausalLM"}[damage] in found["why_not"]
+    assert {"tensor": "q_norm", "architecture": "Qwen2MoeForCausalLM"}[damage] in found["why_not"]
     assert (found["traits"] is None) == (damage == "architecture")
     printed = run(folder)
     assert printed.exit_code == 2 and "no:" in printed.stdout

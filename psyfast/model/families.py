@@ -146,6 +146,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Qwen3MoeForCausalLM",
         ("qwen3_moe",),
+        gguf_architecture="qwen3moe",
         bias="configured",
         qk_norm="head",
         expert_width="moe_intermediate_size",
@@ -155,6 +156,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "MixtralForCausalLM",
         ("mixtral",),
+        gguf_architecture="llama",
+        gguf_pairs=True,
         windows="every",
         expert_width="intermediate_size",
         honours=_WINDOWED | _EXPERTS,
@@ -163,6 +166,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "OlmoeForCausalLM",
         ("olmoe",),
+        gguf_architecture="olmoe",
         bias="configured",
         qk_norm="projection",
         expert_width="intermediate_size",

@@ -153,6 +153,24 @@ GGUF_CASES = {
         "full_attention_interval": 4,
         "num_ahead": 1,
     },
+    "qwen3 moe, normalised, rows of whole blocks": {
+        "expert_count": 6,
+        "expert_used_count": 2,
+        "expert_feed_forward_length": 64,
+    },
+    "qwen3 moe, heads of 80, shares of all": {
+        "expert_count": 9,
+        "expert_used_count": 3,
+        "expert_feed_forward_length": 44,
+        "expert_weights_norm": False,
+    },
+    "mixtral, tied, one expert a token": {
+        "expert_count": 3,
+        "expert_used_count": 1,
+        "rope_scaling_type": RopeScalingType.LINEAR,
+        "rope_scaling_factor": 4.0,
+    },
+    "olmoe, norms over all heads": {"expert_count": 12, "expert_used_count": 4},
 }
 """Cases, and what their files say beyond what every file does."""
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from psyfast.errors import ModelError
-from psyfast.model.families import FAMILIES
-from psyfast.model.load import gguf_delta
+from psyfast.model.families import FAMILIES, Family
+from psyfast.model.load import gguf_delta, gguf_experts
 from psyfast.model.load.config import traits_of_family
 from psyfast.model.load.config_values import Config, positive_at
 from psyfast.model.traits import Traits
@@ -33,9 +33,9 @@ _KEYS = {
 def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], where: str) -> Traits:
     """Traits from a GGUF file's metadata (plain values by key) and its tensors' shapes by their Hugging Face names."""
     architecture = metadata.get("general.architecture")
-    family = next((family for family in FAMILIES if family.gguf_architecture == architecture), None)
+    family = family_in(metadata)
     if family is None:
-        known = ", ".join(family.gguf_architecture for family in FAMILIES if family.gguf_architecture)
+        known = ", ".join(dict.fromkeys(family.gguf_architecture for family in FAMILIES if family.gguf_architecture))
         raise ModelError(f"{where}: GGUF architecture '{architecture}' is not supported; supported: {known}")
     config = {
         **family.defaults,
@@ -51,6 +51,8 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
         config["num_hidden_layers"] = num_layers
     if family.delta:
         config |= _delta_sizes(metadata, str(architecture), config, where)
+    if family.expert_width:
+        config |= gguf_experts.experts_config(metadata, family, where)
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if scaling == "linear":
         factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
@@ -62,6 +64,15 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
     return replace(
         traits_of_family(config, family, where), unit_offset=False
     )  # llama.cpp stores such norms with the 1 added
+
+
+def family_in(metadata: Config) -> Family | None:
+    """The family of a GGUF file's architecture; of those that share its name, the one with experts if the file has some."""
+    architecture = metadata.get("general.architecture")
+    named = [family for family in FAMILIES if family.gguf_architecture and family.gguf_architecture == architecture]
+    with_experts = gguf_experts.has_experts(metadata)
+    alike = [family for family in named if (family.expert_width is not None) == with_experts]
+    return next(iter(alike or named), None)
 
 
 def _delta_sizes(metadata: Config, architecture: str, config: Config, where: str) -> Config:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
-from psyfast.model.load import gguf_delta
-from psyfast.model.load.gguf_config import decoder_layers
+from psyfast.model.load import gguf_delta, gguf_experts
+from psyfast.model.load.gguf_config import decoder_layers, family_in
 from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
 from psyfast.model.load.quantised.tensor import RawTensor
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
+
+if TYPE_CHECKING:
+    from psyfast.model.load.gguf_header import StoredTensor as GgufTensor
 
 
 class TensorFiles(Protocol):
@@ -179,17 +182,17 @@ class GgufFile:
         self.files = (path,)
         self.metadata = header.metadata
         architecture = self.metadata.get("general.architecture")
-        family = next((family for family in FAMILIES if family.gguf_architecture == architecture), FAMILIES[0])
+        family = family_in(self.metadata) or FAMILIES[0]
         self._pairs, norms = family.gguf_pairs, NORM_NAMES[family.norms]
         self._delta = gguf_delta.TiledHeads.of(self.metadata, str(architecture)) if family.delta else None
         if family.delta:  # what stands between attention and MLP is called by its place there
             norms = norms._replace(attn_out=norms.mlp_in, mlp_in=None)
         num_layers = decoder_layers(self.metadata, str(path))
-        self._tensors = {
-            _hf_name(tensor.name, norms, path): tensor
-            for tensor in header.tensors
-            if num_layers is None or _block_of(tensor.name) < num_layers
-        }
+        self._tensors: dict[str, GgufTensor] = {}
+        for tensor in header.tensors:
+            if num_layers is None or _block_of(tensor.name) < num_layers:
+                experts = dict(gguf_experts.split(tensor, path))
+                self._tensors |= experts or {_hf_name(tensor.name, norms, path): tensor}
         self.shapes = {
             name: (tensor.shape[0], 1, *tensor.shape[1:]) if name.endswith("conv1d.weight") else tensor.shape
             for name, tensor in self._tensors.items()
@@ -278,6 +281,7 @@ _GGUF_LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
     **gguf_delta.LAYER_NAMES,
+    **gguf_experts.LAYER_NAMES,
 }
 _GGUF_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
