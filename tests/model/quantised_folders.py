@@ -5,7 +5,8 @@ import json
 import torch
 from safetensors.torch import load_file, save_file
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+ROUTER = "gate"
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -56,8 +57,29 @@ def packed(codes, bits, order=None):
     return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
 
 
-def replace_matrices(folder, make, settings):
-    """Every projection of a model folder replaced by what make(rows, columns) returns: parts by suffix, and values.
+def nf4_parts(num_out, num_in):
+    """A random matrix as bitsandbytes stores it, and what its plain path makes of it (see tests.model.test_quantised)."""
+    from bitsandbytes import functional
+    from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
+
+    codes, state = functional.quantize_4bit(torch.randn(num_out, num_in) * 0.2, quant_type="nf4")
+    values = _dequantize_4bit_compute(
+        codes.reshape(-1), state.absmax, state.code, state.blocksize, (num_out, num_in), torch.float32
+    )
+    parts = {f"weight.{suffix}": part for suffix, part in state.as_dict(packed=True).items()}
+    return {"weight": codes, **parts}, values
+
+
+def int8_parts(num_out, num_in):
+    """The same in eight bits, with a scale a row."""
+    from bitsandbytes import functional
+
+    codes, row_scales, _ = functional.int8_vectorwise_quant((torch.randn(num_out, num_in) * 0.2).half())
+    return {"weight": codes, "SCB": row_scales}, functional.int8_vectorwise_dequant(codes, row_scales)
+
+
+def replace_matrices(folder, make, settings, names=PROJECTIONS):
+    """Every matrix so named of a model folder replaced by what make(rows, columns) returns: parts by suffix, and values.
 
     Returns the state of the same model with the values.
     """
@@ -65,7 +87,7 @@ def replace_matrices(folder, make, settings):
     stored, plain = {}, {}
     for name, tensor in load_file(path).items():
         base = name.removesuffix(".weight")
-        if base.rpartition(".")[2] in PROJECTIONS:
+        if base.rpartition(".")[2] in names:
             parts, plain[name] = make(*tensor.shape)
             stored |= {f"{base}.{suffix}": part.contiguous() for suffix, part in parts.items()}
         else:

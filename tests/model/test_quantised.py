@@ -15,7 +15,15 @@ from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
 from tests.family_models import make_case
-from tests.model.quantised_folders import awq_parts, gptq_parts, replace_matrices
+from tests.model.quantised_folders import (
+    PROJECTIONS,
+    ROUTER,
+    awq_parts,
+    gptq_parts,
+    int8_parts,
+    nf4_parts,
+    replace_matrices,
+)
 from tests.tiny import make_llama
 
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -172,6 +180,76 @@ def test_a_hybrid_scores_as_it_would_unquantised(tmp_path, name):
     for lane in Lane:
         assert torch.equal(nlls(folder, lane=lane), nlls(plain, lane=lane))
     assert torch.equal(nlls(folder, streamed=True), nlls(plain))
+
+
+WITH_EXPERTS = {
+    **FORMATS,
+    "nf4": (nf4_parts, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+    "int8": (int8_parts, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+}
+EXPERTS = {"qwen3 moe, normalised, rows of whole blocks": {}, "mixtral, windows, heads of 80": {"hidden_size": 96}}
+
+
+@pytest.mark.parametrize("case", EXPERTS)
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_experts_score_as_they_would_unquantised_beside_a_plain_router(tmp_path, name, case):
+    sizes = {"intermediate_size": 128, **EXPERTS[case]}
+    plain, folder = (make_case(tmp_path / part, case, **sizes) for part in ("plain", "quantised"))
+    wanted = replace_matrices(folder, *WITH_EXPERTS[name])
+    save_file(wanted, plain / "model.safetensors", {"format": "pt"})
+    files = files_of(folder)
+    assert files.stored_as()[1:] == ("F32",) and files.shapes == files_of(plain).shapes
+    router = "model.layers.1.mlp.gate.weight"
+    assert files.dtype(router) == torch.float32
+    assert torch.equal(files.read(router), files_of(plain).read(router))
+    for lane in Lane:
+        assert torch.equal(nlls(folder, lane=lane), nlls(plain, lane=lane))
+    assert torch.equal(nlls(folder, streamed=True), nlls(plain))
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_a_router_in_few_bits_is_read_as_well(tmp_path, name):
+    """bitsandbytes takes every linear layer but the head, the router among them."""
+    case = next(iter(EXPERTS))
+    plain, folder = (make_case(tmp_path / part, case) for part in ("plain", "quantised"))
+    wanted = replace_matrices(folder, *WITH_EXPERTS[name], names=(*PROJECTIONS, ROUTER))
+    save_file(wanted, plain / "model.safetensors", {"format": "pt"})
+    assert torch.equal(nlls(folder), nlls(plain))
+
+
+def test_experts_that_bitsandbytes_leaves_plain_load_beside_attention_in_four_bits(tmp_path):
+    """As transformers 5 saves them, which holds all experts of a layer in one parameter."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    case = next(iter(EXPERTS))
+    plain = make_case(tmp_path / "plain", case)
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=settings, device_map="cpu")
+    model.save_pretrained(tmp_path / "quantised")
+    files = files_of(tmp_path / "quantised")
+    assert files.stored_as() == ("nf4", "F32")
+    save_file({name: files.read(name) for name in files.shapes}, plain / "model.safetensors", {"format": "pt"})
+    assert torch.equal(nlls(tmp_path / "quantised"), nlls(plain))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("gptq", "scales", r"experts\.3\.up_proj\.scales' is missing"),
+        ("gptq", "qweight", r"experts\.3\.up_proj\.weight' .* is missing"),
+        ("fp8", "weight", r"experts\.3\.up_proj\.weight' is missing, whose scales are there"),
+        ("nf4", "weight.absmax", r"experts\.3\.up_proj\.weight.*missing"),
+        ("int8", "SCB", r"experts\.3\.up_proj\.weight' is stored as I8"),
+    ],
+)
+def test_a_part_of_one_expert_that_is_missing_is_named(tmp_path, name, part, message):
+    folder = make_case(tmp_path, next(iter(EXPERTS)))
+    replace_matrices(folder, *WITH_EXPERTS[name])
+    stored = load_file(folder / "model.safetensors")
+    del stored[f"model.layers.1.mlp.experts.3.up_proj.{part}"]
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        nlls(folder)
 
 
 def test_four_bits_score_as_transformers_does_with_their_values(tmp_path):
