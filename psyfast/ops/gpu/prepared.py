@@ -103,6 +103,9 @@ class DeviceExperts:
     num_used: int
     normalised: bool
     activation: str
+    router_bias: Tensor | None
+    gate_up_bias: Tensor | None
+    down_bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,6 @@ def _attention(params: AttentionParams, num_heads: int) -> AttentionParams:
 
 
 def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> DeviceExperts:
-    _check_activation(weights.activation)
     D, F = hidden_size, weights.down_proj[0].shape[-1] if weights.down_proj else 0
     check_experts(weights, D, F)
     return DeviceExperts(
@@ -257,16 +259,19 @@ def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> D
         num_used=weights.num_used,
         normalised=weights.normalised,
         activation=weights.activation,
+        router_bias=_fp32(weights.router_bias),
+        gate_up_bias=_fp32(weights.gate_up_bias),
+        down_bias=_fp32(weights.down_bias),
     )
 
 
-def _check_activation(name: str) -> None:
-    if name not in ACTIVATIONS:
-        raise BackendError(f"activation '{name}' has no kernel; choose one of {', '.join(ACTIVATIONS)}")
+def _fp32(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float().contiguous()
 
 
 def _mlp(weights: MlpWeights, hidden_size: int, dtype: torch.dtype) -> DeviceMlp:
-    _check_activation(weights.activation)
+    if weights.activation not in ACTIVATIONS:
+        raise BackendError(f"activation '{weights.activation}' has no kernel; choose one of {', '.join(ACTIVATIONS)}")
     F = weights.down_proj.shape[-1]
     return DeviceMlp(
         norm=_norm("mlp's norm", weights.norm, hidden_size),
