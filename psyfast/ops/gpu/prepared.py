@@ -149,7 +149,7 @@ def prepare_layer(
             attn_out=_attn_out(layer.attn_out, D, width, dtype),
             mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
             delta_rule=_delta_rule(delta, dtype, kernels),
-            experts=None if layer.experts is None else _experts(layer.experts, D, dtype),
+            experts=None if layer.experts is None else prepare_experts(layer.experts, D, lane),
         )
     assert layer.attn_in is not None and layer.attention is not None
     attn_in = _attn_in(layer.attn_in, dtype)
@@ -160,7 +160,7 @@ def prepare_layer(
         attention=_attention(layer.attention, H),
         attn_out=_attn_out(layer.attn_out, D, H * E, dtype),
         mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
-        experts=None if layer.experts is None else _experts(layer.experts, D, dtype),
+        experts=None if layer.experts is None else prepare_experts(layer.experts, D, lane),
     )
 
 
@@ -248,7 +248,9 @@ def _attention(params: AttentionParams, num_heads: int) -> AttentionParams:
     return replace(params, sinks_H=params.sinks_H.float().contiguous())
 
 
-def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> DeviceExperts:
+def prepare_experts(weights: ExpertsWeights, hidden_size: int, lane: Lane) -> DeviceExperts:
+    """A layer's experts, where they are. Raises BackendError for weights that do not fit together."""
+    dtype = OPERAND[lane]
     D, F = hidden_size, weights.down_proj[0].shape[-1] if weights.down_proj else 0
     check_experts(weights, D, F)
     return DeviceExperts(
