@@ -31,11 +31,13 @@ def mxfp4_experts(stored: str, blocks: RawTensor, scales: RawTensor) -> dict[str
     num_experts, num_rows, num_groups = blocks.shape[:3]
     blocks.require(("U8",), (num_experts, num_rows, num_groups, GROUP // 2))
     scales.require(("U8",), (num_experts, num_rows, num_groups))
-    return {
-        name: _expert(name, part, blocks, scales)
-        for name, part in parts_of(stored, num_experts).items()
-        if num_rows % part.step == 0
-    }
+    parts = parts_of(stored, num_experts)
+    if any(num_rows % part.step for part in parts.values()):
+        raise ModelError(
+            f"{blocks.file.path}: tensor '{blocks.name}' has {num_rows} rows, expected a gate's and an up projection's in turn; "
+            "download the model again"
+        )
+    return {name: _expert(name, part, blocks, scales) for name, part in parts.items()}
 
 
 def _expert(name: str, part: Part, blocks: RawTensor, scales: RawTensor) -> QuantisedTensor:
