@@ -128,9 +128,13 @@ void export_mlp(py::module_& m) {
     if (count % (2 * kMaxLanes) != 0) {
       throw std::invalid_argument("count is " + std::to_string(count) + ", expected a multiple of 32");
     }
+    const Activation function = parse_activation(activation);
+    if (function == Activation::kClampedSwiglu) {
+      throw std::invalid_argument("activation is of two arguments, expected one of one");
+    }
     linear_kernels(isa_of(isa))
-        .activate(parse_activation(activation), element_of(lane) == Element::kBf16, pointer<const float>(x),
-                  pointer<float>(out), count);
+        .activate(function, element_of(lane) == Element::kBf16, pointer<const float>(x), pointer<float>(out),
+                  count);
   });
 }
 
@@ -144,19 +148,22 @@ void export_experts(py::module_& m) {
   m.def(
       "experts",
       [](uintptr_t x, int64_t num_tokens, int64_t hidden, uintptr_t norm, double eps, uintptr_t router,
-         int64_t num_experts, int64_t num_used, bool normalised, uintptr_t gate_up, uintptr_t down,
-         const std::string& lane, int64_t feed_forward, const std::string& activation, int num_threads,
-         const std::string& isa) {
+         uintptr_t router_bias, int64_t num_experts, int64_t num_used, bool normalised, uintptr_t gate_up,
+         uintptr_t down, uintptr_t gate_up_bias, uintptr_t down_bias, const std::string& lane,
+         int64_t feed_forward, const std::string& activation, int num_threads, const std::string& isa) {
         const ExpertsArgs args = {pointer<float>(x),
                                   num_tokens,
                                   hidden,
                                   {pointer<const float>(norm), eps},
                                   pointer<const uint32_t>(router),
+                                  pointer<const float>(router_bias),
                                   num_experts,
                                   num_used,
                                   normalised,
                                   addresses(gate_up),
                                   addresses(down),
+                                  pointer<const float>(gate_up_bias),
+                                  pointer<const float>(down_bias),
                                   element_of(lane),
                                   feed_forward,
                                   parse_activation(activation)};
@@ -165,8 +172,9 @@ void export_experts(py::module_& m) {
         experts(args, level, num_threads);
       },
       py::kw_only(), py::arg("x"), py::arg("num_tokens"), py::arg("hidden"), py::arg("norm"), py::arg("eps"),
-      py::arg("router"), py::arg("num_experts"), py::arg("num_used"), py::arg("normalised"),
-      py::arg("gate_up"), py::arg("down"), py::arg("lane"), py::arg("feed_forward"), py::arg("activation"),
+      py::arg("router"), py::arg("router_bias"), py::arg("num_experts"), py::arg("num_used"),
+      py::arg("normalised"), py::arg("gate_up"), py::arg("down"), py::arg("gate_up_bias"),
+      py::arg("down_bias"), py::arg("lane"), py::arg("feed_forward"), py::arg("activation"),
       py::arg("num_threads"), py::arg("isa") = "");
 }
 

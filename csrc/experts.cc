@@ -68,6 +68,7 @@ void choose(const ExpertsArgs& args, const LinearKernels& kernels, const float* 
   task.norm = args.norm;
   task.panels = args.router;
   task.num_steps = inner_steps(args.hidden, args.lane);
+  task.bias = args.router_bias;
   task.num_experts = args.num_experts;
   const int64_t row_stride = operand_stride(row_form(args.lane, kernels.bf16_rows), args.hidden);
   const int64_t logit_stride = whole_panels(args.num_experts) + kRowPadding;
@@ -141,6 +142,7 @@ void evaluate(const ExpertsArgs& args, const LinearKernels& kernels, float* x, c
   const int64_t max_rows = fitting_rows((row_stride + gated_stride) * 4, kBlockBytes);
   const std::vector<ExpertBlock> blocks = blocks_of(routes, max_rows);
   const int64_t count = static_cast<int64_t>(blocks.size());
+  const int64_t gate_up_columns = (args.feed_forward + kGatedColumns - 1) / kGatedColumns * kPanelColumns;
 #pragma omp parallel num_threads(team_of(count, num_threads))
   {
     const Buffer<uint32_t> rows(max_rows * row_stride);
@@ -152,6 +154,10 @@ void evaluate(const ExpertsArgs& args, const LinearKernels& kernels, float* x, c
       MlpTask task = common;
       task.gate_up = args.gate_up[block.expert];
       task.down = args.down[block.expert];
+      if (args.gate_up_bias != nullptr)
+        task.gate_up_bias = args.gate_up_bias + block.expert * gate_up_columns;
+      if (args.down_bias != nullptr)
+        task.down_bias = args.down_bias + block.expert * whole_panels(args.hidden);
       kernels.mlp(task, block.first, block.last,
                   {rows.data, row_stride, gated.data, gated_stride, product.data, y + block.first * y_stride,
                    y_stride});

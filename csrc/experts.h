@@ -16,14 +16,17 @@ struct ExpertsArgs {
   float* x;  // [num_tokens, hidden], added to in place
   int64_t num_tokens;
   int64_t hidden;
-  NormScale norm;          // as mlp's
-  const uint32_t* router;  // pack_columns of [num_experts, hidden]
+  NormScale norm;            // as mlp's
+  const uint32_t* router;    // pack_columns of [num_experts, hidden]
+  const float* router_bias;  // [num_experts], padded with zeros to whole panels; or null
   int64_t num_experts;
   int64_t num_used;  // experts a token
   bool normalised;   // the weights of a token's experts sum to one; else they are shares of all experts'
   // Each expert's projections, as mlp's.
   const uint32_t* const* gate_up;
   const uint32_t* const* down;
+  const float* gate_up_bias;  // [num_experts, ceil(feed_forward / 32), 64], in the panels' order; or null
+  const float* down_bias;     // [num_experts, whole panels of hidden]; or null
   Element lane;
   int64_t feed_forward;
   Activation activation;

@@ -19,7 +19,8 @@ constexpr int64_t kFeedForwardBlock = 2048;
 // Vectors of scales and biases, and rows of scratch, are padded to whole groups of this many numbers.
 constexpr int64_t kVectorPadding = 2 * kMaxLanes;
 
-enum class Activation { kSilu, kGelu, kGeluTanh };
+// The last one is of the gate and the up projection together; the others' result multiplies the latter.
+enum class Activation { kSilu, kGelu, kGeluTanh, kClampedSwiglu };
 
 // RMSNorm: x / sqrt(mean(x²) + eps) · scale. Null scale: no norm.
 struct NormScale {
@@ -114,6 +115,8 @@ struct MlpTask {
   // One expert of several, where not null: row i of the task is x's row token[i], and its result stays in
   // scratch.y, in whole panels, in place of being added to x; there is no post-norm then.
   const int64_t* token;
+  const float* gate_up_bias;  // of an expert: [ceil(feed_forward / 32), 64], or null
+  const float* down_bias;     // of an expert: [hidden], padded to whole panels; or null
   NormScale norm;
   const uint32_t* gate_up;  // [ceil(feed_forward / 32), num_steps, 64]
   int64_t num_steps;
@@ -142,6 +145,7 @@ struct RouterTask {
   NormScale norm;
   const uint32_t* panels;  // [ceil(experts / 64), num_steps, 64]
   int64_t num_steps;
+  const float* bias;  // [num_experts], padded to whole panels; or null
   int64_t num_experts;
 };
 

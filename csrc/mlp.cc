@@ -33,7 +33,8 @@ Activation parse_activation(const std::string& name) {
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_pytorch_tanh") return Activation::kGeluTanh;
-  refuse("activation is '" + name + "', expected silu, gelu or gelu_pytorch_tanh");
+  if (name == "clamped_swiglu") return Activation::kClampedSwiglu;
+  refuse("activation is '" + name + "', expected silu, gelu, gelu_pytorch_tanh or clamped_swiglu");
 }
 
 void mlp(const MlpArgs& args, Isa isa, int num_threads) {

@@ -24,7 +24,7 @@ struct MlpArgs {
   NormScale post_norm;  // likewise, or null
 };
 
-// Throws std::invalid_argument for a name that is none of silu, gelu and gelu_pytorch_tanh.
+// Throws std::invalid_argument for a name that is none of silu, gelu, gelu_pytorch_tanh and clamped_swiglu.
 Activation parse_activation(const std::string& name);
 
 // A row's bits depend on the row, the weights and the level alone: not on num_tokens, the other rows or

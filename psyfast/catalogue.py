@@ -50,6 +50,7 @@ def _differences(family: Family) -> list[str]:
         "fused matrices" if family.fused else "",
         f"gated delta rule, but one layer in {family.nth} attention" if family.delta else "",
         "experts in place of MLPs" if family.expert_width else "",
+        "attention sinks" if family.sinks else "",
         "gate of attention's output" if family.output_gate else "",
         "cross-attention skipped" if family.skips else "",
         "vision tower ignored" if family.vision else "",

@@ -67,6 +67,32 @@ CASES: dict[str, tuple[str, dict]] = {
         "MixtralForCausalLM",
         {"num_local_experts": 3, "num_experts_per_tok": 1, "tie_word_embeddings": True, "rope_parameters": LINEAR},
     ),
+    "gpt-oss, sinks, windows, yarn": (
+        "GptOssForCausalLM",
+        {
+            "head_dim": 16,
+            "sliding_window": 35,
+            "num_local_experts": 7,
+            "num_experts_per_tok": 3,
+            "rope_parameters": {**YARN, "truncate": False, "beta_fast": 32.0, "beta_slow": 1.0},
+        },
+    ),
+    "gpt-oss, tied, heads of 80, no biases of attention": (
+        "GptOssForCausalLM",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 66,
+            "num_hidden_layers": 3,
+            "head_dim": 80,
+            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+            "sliding_window": 90,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
     "olmoe, norms over all heads": (
         "OlmoeForCausalLM",
         {"num_experts": 12, "num_experts_per_tok": 4, "num_key_value_heads": 6},

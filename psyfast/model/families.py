@@ -26,7 +26,8 @@ class Family:
     tie_word_embeddings is listened to. num_extra_rows: of the embedding. skips: the key that lists layers which text
     does not run through. vision: prefixes of tensors that text does not need (`model.` before them or not). output_gate:
     of attention. delta: layers mix by the delta rule, all but every nth where `layer_types` does not say. expert_width: the
-    key with the feed-forward width of an expert, where layers have experts.
+    key with the feed-forward width of an expert, where layers have experts; fused_experts: those of a layer stand in one
+    tensor, with biases. activation: of the MLP, whatever `hidden_act` says. sinks: of attention.
     """
 
     architecture: str
@@ -49,6 +50,9 @@ class Family:
     output_gate: bool = False
     delta: bool = False
     expert_width: str | None = None
+    fused_experts: bool = False
+    activation: str | None = None
+    sinks: bool = False
     honours: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,6 +71,8 @@ NEUTRAL: Mapping[str, Any] = {
     "num_experts": None,
     "num_local_experts": None,
     "attn_output_gate": False,
+    "swiglu_alpha": 1.702,
+    "swiglu_limit": 7.0,
 }
 """Keys that change a decoder's equations, and the value that does not: a family that does not honour one refuses others."""
 
@@ -113,6 +119,16 @@ _QWEN_3_5 = {
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
     "attn_output_gate": True,
+}
+
+_GPT_OSS = {
+    "attention_bias": True,
+    "head_dim": 64,
+    "sliding_window": 128,
+    "rope_theta": 150_000.0,
+    "rms_norm_eps": 1e-5,
+    "norm_topk_prob": True,
+    "num_experts_per_tok": 4,
 }
 
 FAMILIES: tuple[Family, ...] = (
@@ -172,6 +188,19 @@ FAMILIES: tuple[Family, ...] = (
         expert_width="intermediate_size",
         honours=_BIAS | _EXPERTS,
         defaults={"rms_norm_eps": 1e-5},
+    ),
+    Family(
+        "GptOssForCausalLM",
+        ("gpt_oss",),
+        bias="configured",
+        windows="but_every_nth",
+        nth=2,
+        expert_width="intermediate_size",
+        fused_experts=True,
+        activation="clamped_swiglu",
+        sinks=True,
+        honours=_BIAS | _WINDOWED | _EXPERTS,
+        defaults=_GPT_OSS,
     ),
     Family(
         "MistralForCausalLM",

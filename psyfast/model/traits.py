@@ -52,13 +52,14 @@ class DeltaTraits:
 class ExpertTraits:
     """The experts of a layer: how many there are, how many a token uses, and the feed-forward width of each.
 
-    normalised: the weights of a token's experts sum to one.
+    normalised: the weights of a token's experts sum to one. biases: of the router and of every expert's projections.
     """
 
     num_experts: int
     num_used: int
     intermediate_size: int
     normalised: bool
+    biases: bool = False
 
     def num_params(self, hidden_size: int) -> int:
         """Weights of all of a layer's experts and of their router."""
@@ -76,7 +77,8 @@ class Traits:
     head at a time, or all heads together. fused: q, k and v are stored in one matrix, gate and up in another.
     num_extra_rows: of the embedding, beyond the vocabulary, for tokens that no text has. output_gate: attention's output
     is multiplied by a sigmoid of the layer's input, whose projection is stored with the queries'. delta: of the layers
-    that mix by the delta rule, experts: of the layers that have some; None where there are none.
+    that mix by the delta rule, experts: of the layers that have some; None where there are none. sinks: every head has a
+    logit that takes part in the softmax and carries no value.
     """
 
     family: str
@@ -110,6 +112,7 @@ class Traits:
     output_gate: bool = False
     delta: DeltaTraits | None = None
     experts: ExpertTraits | None = None
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         """Fill in what a decoder of layers alike need not say."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from psyfast.ops import native
+from psyfast.ops.cpu_attention import PANEL_COLUMNS
 from psyfast.ops.cpu_linear import PackedNorm, check_lane, gated_columns, padded_norm
 from psyfast.ops.cpu_packing import pack
 from psyfast.ops.expert_sizes import check_experts
@@ -34,6 +35,9 @@ class PackedExperts:
     gate_up_addresses: Tensor
     down_addresses: Tensor
     activation: str
+    router_bias: Tensor | None
+    gate_up_bias: Tensor | None
+    down_bias: Tensor | None
 
 
 def prepare_experts(weights: ExpertsWeights, lane: Lane, num_threads: int | None = None) -> PackedExperts:
@@ -56,7 +60,20 @@ def prepare_experts(weights: ExpertsWeights, lane: Lane, num_threads: int | None
         gate_up_addresses=_addresses(gate_up),
         down_addresses=_addresses(down),
         activation=weights.activation,
+        router_bias=_in_columns(weights.router_bias, torch.arange(len(weights.down_proj))),
+        gate_up_bias=_in_columns(weights.gate_up_bias, columns),
+        down_bias=_in_columns(weights.down_bias, torch.arange(D)),
     )
+
+
+def _in_columns(bias: Tensor | None, columns: Tensor) -> Tensor | None:
+    """Biases [columns], or a row an expert, in the order of the panels' columns (−1: padding), and zeros up to whole panels."""
+    if bias is None:
+        return None
+    whole = -(-len(columns) // PANEL_COLUMNS) * PANEL_COLUMNS
+    out = torch.zeros(*bias.shape[:-1], whole)
+    out[..., : len(columns)] = torch.where(columns >= 0, bias.float()[..., columns.clamp(min=0)], 0.0)
+    return out
 
 
 def _addresses(panels: tuple[Tensor, ...]) -> Tensor:
@@ -81,11 +98,14 @@ def experts(
             norm=weights.norm.address,
             eps=weights.norm.eps,
             router=weights.router.data_ptr(),
+            router_bias=_address(weights.router_bias),
             num_experts=len(weights.down),
             num_used=weights.num_used,
             normalised=weights.normalised,
             gate_up=weights.gate_up_addresses.data_ptr(),
             down=weights.down_addresses.data_ptr(),
+            gate_up_bias=_address(weights.gate_up_bias),
+            down_bias=_address(weights.down_bias),
             lane=lane.value,
             feed_forward=weights.feed_forward,
             activation=weights.activation,
@@ -93,3 +113,7 @@ def experts(
             isa=isa or "",
         )
     )
+
+
+def _address(values: Tensor | None) -> int:
+    return 0 if values is None else values.data_ptr()

@@ -182,7 +182,9 @@ class MlpWeights:
 class ExpertsWeights:
     """Many MLPs of which a router [X, D] chooses num_used for each token: gate_up_proj [2F, D] and down_proj [D, F] of each.
 
-    normalised: a token's weights sum to one; else they are its experts' shares of the softmax over all X.
+    normalised: a token's weights sum to one; else they are its experts' shares of the softmax over all X. Biases: of the
+    router [X], of gate and up [X, 2F], of the down projection [X, D]. activation: a name of ACTIVATIONS, of the gate alone,
+    or `clamped_swiglu`.
     """
 
     norm: Norm | None
@@ -192,6 +194,9 @@ class ExpertsWeights:
     num_used: int
     normalised: bool
     activation: str = "silu"
+    router_bias: Tensor | None = None
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
 
 
 @dataclass(frozen=True)

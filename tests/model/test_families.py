@@ -71,6 +71,7 @@ BITS = (
     "qwen3 moe, heads of 80, shares of all",
     "qwen3 moe, tied, MLPs between, yarn, biases",
     "mixtral, windows, heads of 80",
+    "gpt-oss, sinks, windows, yarn",
     "qwen2, windows, yarn",
     "mistral, windows, heads of 80",
     "olmo3, heads of 80, yarn on full layers",

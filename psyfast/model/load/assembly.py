@@ -16,11 +16,13 @@ from psyfast.model.load.names import (
     HEAD,
     NORM_NAMES,
     delta_names,
+    expert_bias_names,
     expert_names,
     gate_up_names,
     layer_prefix,
     qkv_names,
     router_name,
+    sinks_name,
 )
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.rope import RopeTraits
@@ -114,7 +116,12 @@ class Assembler:
             return LayerWeights(None, None, attn_out, mlp, self._delta_rule(names, attn_in_norm), experts)
         return LayerWeights(
             attn_in=self._attn_in(layer, attn_in_norm, None if kind.rope is None else self._ropes[kind.rope]),
-            attention=AttentionParams(traits.attention_scale, kind.window, traits.attention_soft_cap),
+            attention=AttentionParams(
+                scale=traits.attention_scale,
+                window=kind.window,
+                soft_cap=traits.attention_soft_cap,
+                sinks_H=self.vector(sinks_name(layer)) if traits.sinks else None,
+            ),
             attn_out=AttnOutWeights(
                 o_proj=self.matrix(layer + "self_attn.o_proj.weight"),
                 bias=self.vector(layer + "self_attn.o_proj.bias") if traits.o_bias else None,
@@ -138,6 +145,11 @@ class Assembler:
         traits = self._traits.experts
         assert traits is not None
         names = [expert_names(layer, expert) for expert in range(traits.num_experts)]
+        biases: dict[str, Tensor] = {}
+        if traits.biases:
+            of = {part: self.vector(name) for part, name in expert_bias_names(layer).items()}
+            gate_first = torch.cat([of["gate_up"][:, 0::2], of["gate_up"][:, 1::2]], dim=1)
+            biases = {"router_bias": of["router"], "gate_up_bias": gate_first, "down_bias": of["down"]}
         return ExpertsWeights(
             norm=norm,
             router=self.matrix(router_name(layer)),
@@ -146,6 +158,7 @@ class Assembler:
             num_used=traits.num_used,
             normalised=traits.normalised,
             activation=self._traits.activation,
+            **biases,
         )
 
     def _delta_rule(self, names: Mapping[str, str], norm: Norm | None) -> DeltaRuleWeights:

@@ -13,12 +13,14 @@ from psyfast.model.load.names import (
     HEAD,
     NORM_NAMES,
     delta_names,
+    expert_bias_names,
     expert_names,
     gate_up_names,
     layer_prefix,
     needless,
     qkv_names,
     router_name,
+    sinks_name,
 )
 from psyfast.model.load.tensors import TensorFiles
 from psyfast.model.traits import Traits
@@ -53,6 +55,8 @@ def _attention_shapes(traits: Traits, layer: str) -> Shapes:
             shapes[name + ".bias"] = (rows,)
     if traits.o_bias:
         shapes[f"{layer}self_attn.o_proj.bias"] = (D,)
+    if traits.sinks:
+        shapes[sinks_name(layer)] = (traits.num_heads,)
     if traits.qk_norm is not None:
         of_head = traits.qk_norm == "head"
         shapes[f"{layer}self_attn.q_norm.weight"] = (E if of_head else HE,)
@@ -87,10 +91,13 @@ def _mlp_shapes(traits: Traits, layer: str) -> Shapes:
 
 def _experts_shapes(traits: Traits, layer: str) -> Shapes:
     assert traits.experts is not None
-    D, F = traits.hidden_size, traits.experts.intermediate_size
-    shapes: Shapes = {router_name(layer): (traits.experts.num_experts, D)}
+    X, D, F = traits.experts.num_experts, traits.hidden_size, traits.experts.intermediate_size
+    shapes: Shapes = {router_name(layer): (X, D)}
+    if traits.experts.biases:
+        of_bias = {"router": (X,), "gate_up": (X, 2 * F), "down": (X, D)}
+        shapes |= {name: of_bias[part] for part, name in expert_bias_names(layer).items()}
     of_part = {"gate": (F, D), "up": (F, D), "down": (D, F)}
-    for expert in range(traits.experts.num_experts):
+    for expert in range(X):
         shapes |= {name: of_part[part] for part, name in expert_names(layer, expert).items()}
     return shapes
 

@@ -114,7 +114,7 @@ def traits_of_family(config: Config, family: Family, where: str) -> Traits:
         qk_norm=family.qk_norm,
         qkv_bias=family.bias == "qkv" or configured_bias,
         o_bias=configured_bias,
-        activation=_activation(config, family),
+        activation=family.activation or _activation(config, family),
         attention_soft_cap=_soft_cap(config, "attn_logit_softcapping", where),
         logit_soft_cap=_soft_cap(config, "final_logit_softcapping", where),
         embedding_scale=hidden_size**0.5 if family.scaled_embedding else 1.0,
@@ -125,6 +125,7 @@ def traits_of_family(config: Config, family: Family, where: str) -> Traits:
         output_gate=family.output_gate,
         delta=_delta(config, where) if family.delta else None,
         experts=_experts(config, family, where),
+        sinks=family.sinks,
     )
 
 
@@ -146,7 +147,8 @@ def _experts(config: Config, family: Family, where: str) -> ExpertTraits | None:
             f"{where}: 'num_experts_per_tok' is {num_used}, but there are {num_experts} experts; expected no more than that"
         )
     width = positive_at(config, family.expert_width, where)
-    return ExpertTraits(num_experts, num_used, width, flag_at(config, "norm_topk_prob", where))
+    normalised = flag_at(config, "norm_topk_prob", where)
+    return ExpertTraits(num_experts, num_used, width, normalised, biases=family.fused_experts)
 
 
 def _has_experts(config: Config, family: Family, num_layers: int, where: str) -> list[bool]:

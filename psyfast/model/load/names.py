@@ -49,6 +49,7 @@ def plain_name(name: str) -> str:
         if name.startswith(prefix):
             name = plain + name.removeprefix(prefix)
             break
+    name = name.replace(".mlp.router.", ".mlp.gate.")
     before, mixtral, after = name.partition(".block_sparse_moe.")
     if not mixtral:
         return name
@@ -89,6 +90,17 @@ def gate_up_names(traits: Traits, layer: str) -> list[str]:
 def router_name(layer: str) -> str:
     """The matrix that experts are chosen by."""
     return f"{layer}mlp.gate.weight"
+
+
+def expert_bias_names(layer: str) -> dict[str, str]:
+    """Biases of the router and of all experts, where they have some: gate and up in turn, and down."""
+    parts = {"router": "gate.bias", "gate_up": "experts.gate_up_proj_bias", "down": "experts.down_proj_bias"}
+    return {part: f"{layer}mlp.{name}" for part, name in parts.items()}
+
+
+def sinks_name(layer: str) -> str:
+    """Attention's logits without a value."""
+    return f"{layer}self_attn.sinks"
 
 
 def expert_names(layer: str, expert: int) -> dict[str, str]:

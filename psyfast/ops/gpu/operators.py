@@ -38,7 +38,7 @@ from psyfast.ops.gpu.tiles import tiles_of
 from psyfast.ops.paths import tap_rows
 from psyfast.ops.records import AttentionParams, HeadScores, HeadWeights, Lane, Pages
 from psyfast.ops.reference import GATES
-from psyfast.ops.reference_experts import choose_experts
+from psyfast.ops.reference_experts import CLAMPED_SWIGLU, biased, choose_experts, gated, row_of
 from psyfast.ops.registry import OPERATORS, LinearNll, Operators
 
 MAX_OPTION_COLUMNS = 64
@@ -212,16 +212,24 @@ class DeviceOperators:
         G = weights.gate_up_proj.shape[1]
         for rows in chunks(len(x_TD), 4 * (X + G + 2 * D)):
             h_TD = self.kernels.norm_rows(x_TD[rows], weights.norm, self.operand)
-            logits_TX = product(h_TD, weights.router_XD)
+            logits_TX = biased(product(h_TD, weights.router_XD), weights.router_bias)
             chosen_TU, weight_TU = choose_experts(logits_TX, weights.num_used, weights.normalised)
             sum_TD = torch.zeros_like(x_TD[rows])
             for expert in chosen_TU.unique().tolist():
                 token, place = (chosen_TU == expert).nonzero(as_tuple=True)
-                before_TG = product(h_TD[token], weights.gate_up_proj[expert])
-                gated_TF = self.kernels.gated(before_TG, weights.activation, self.operand)
                 # no token comes twice, so that the sum's order is the experts'
-                sum_TD[token] += weight_TU[token, place, None] * product(gated_TF, weights.down_proj[expert])
+                sum_TD[token] += weight_TU[token, place, None] * self._expert(h_TD[token], weights, expert)
             x_TD[rows] += sum_TD
+
+    def _expert(self, h_TD: Tensor, weights: DeviceExperts, expert: int) -> Tensor:
+        """One expert of normalised rows, in fp32."""
+        before_TG = biased(product(h_TD, weights.gate_up_proj[expert]), row_of(weights.gate_up_bias, expert))
+        if weights.activation == CLAMPED_SWIGLU:
+            gate_TF, up_TF = before_TG.chunk(2, dim=1)
+            gated_TF = gated(gate_TF, up_TF, weights.activation).to(self.operand)
+        else:
+            gated_TF = self.kernels.gated(before_TG, weights.activation, self.operand)
+        return biased(product(gated_TF, weights.down_proj[expert]), row_of(weights.down_bias, expert))
 
     def make_linear_nll(self, head: HeadWeights) -> LinearNll:
         """`linear_nll` over a head that is prepared once."""

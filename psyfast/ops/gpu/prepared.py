@@ -103,6 +103,9 @@ class DeviceExperts:
     num_used: int
     normalised: bool
     activation: str
+    router_bias: Tensor | None
+    gate_up_bias: Tensor | None
+    down_bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def prepare_layer(
             attn_out=_attn_out(layer.attn_out, D, width, dtype),
             mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
             delta_rule=_delta_rule(delta, dtype, kernels),
-            experts=None if layer.experts is None else _experts(layer.experts, D, dtype),
+            experts=None if layer.experts is None else prepare_experts(layer.experts, D, lane),
         )
     assert layer.attn_in is not None and layer.attention is not None
     attn_in = _attn_in(layer.attn_in, dtype)
@@ -157,7 +160,7 @@ def prepare_layer(
         attention=_attention(layer.attention, H),
         attn_out=_attn_out(layer.attn_out, D, H * E, dtype),
         mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
-        experts=None if layer.experts is None else _experts(layer.experts, D, dtype),
+        experts=None if layer.experts is None else prepare_experts(layer.experts, D, lane),
     )
 
 
@@ -245,8 +248,9 @@ def _attention(params: AttentionParams, num_heads: int) -> AttentionParams:
     return replace(params, sinks_H=params.sinks_H.float().contiguous())
 
 
-def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> DeviceExperts:
-    _check_activation(weights.activation)
+def prepare_experts(weights: ExpertsWeights, hidden_size: int, lane: Lane) -> DeviceExperts:
+    """A layer's experts, where they are. Raises BackendError for weights that do not fit together."""
+    dtype = OPERAND[lane]
     D, F = hidden_size, weights.down_proj[0].shape[-1] if weights.down_proj else 0
     check_experts(weights, D, F)
     return DeviceExperts(
@@ -257,16 +261,19 @@ def _experts(weights: ExpertsWeights, hidden_size: int, dtype: torch.dtype) -> D
         num_used=weights.num_used,
         normalised=weights.normalised,
         activation=weights.activation,
+        router_bias=_fp32(weights.router_bias),
+        gate_up_bias=_fp32(weights.gate_up_bias),
+        down_bias=_fp32(weights.down_bias),
     )
 
 
-def _check_activation(name: str) -> None:
-    if name not in ACTIVATIONS:
-        raise BackendError(f"activation '{name}' has no kernel; choose one of {', '.join(ACTIVATIONS)}")
+def _fp32(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float().contiguous()
 
 
 def _mlp(weights: MlpWeights, hidden_size: int, dtype: torch.dtype) -> DeviceMlp:
-    _check_activation(weights.activation)
+    if weights.activation not in ACTIVATIONS:
+        raise BackendError(f"activation '{weights.activation}' has no kernel; choose one of {', '.join(ACTIVATIONS)}")
     F = weights.down_proj.shape[-1]
     return DeviceMlp(
         norm=_norm("mlp's norm", weights.norm, hidden_size),

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from psyfast.errors import ModelError
 from psyfast.model.load.quantised.four_bit import STATE, four_bit
+from psyfast.model.load.quantised.microscaled import mxfp4_experts
 from psyfast.model.load.quantised.packed import WORD_BITS, Packing, awq, gptq
 from psyfast.model.load.quantised.scaled import fp8_blocks, int8
 from psyfast.model.load.quantised.tensor import QuantisedTensor, RawTensor
 from psyfast.model.load.tensors import SafetensorsFiles, by_frequency, whole
 
-METHODS = ("bitsandbytes", "fp8", "gptq", "awq")
+METHODS = ("bitsandbytes", "fp8", "gptq", "awq", "mxfp4")
 Settings = Mapping[str, Any]
 
 _COMPANIONS = {
@@ -44,8 +45,11 @@ class QuantisedFiles:
         method = method_of(settings, where)
         self._plain = files
         self.files: tuple[Path, ...] = files.files
-        self._quantised = _quantised(files, method, settings, where)
-        taken = {part for tensor_name in self._quantised for part in _parts(files, tensor_name, method)}
+        if method == "mxfp4":
+            self._quantised, taken = _mxfp4(files, where)
+        else:
+            self._quantised = _quantised(files, method, settings, where)
+            taken = {part for tensor_name in self._quantised for part in _parts(files, tensor_name, method)}
         self.shapes: dict[str, tuple[int, ...]] = {
             name: shape for name, shape in files.shapes.items() if name not in taken
         }
@@ -146,6 +150,20 @@ def _awq(name: str, parts: Mapping[str, RawTensor], settings: Settings, where: s
             "read; supported: gemm, 4 bits, zero points"
         )
     return awq(name, parts, Packing("awq", 4, _group_size(settings, parts[".qweight"].shape[0], where)))
+
+
+def _mxfp4(files: SafetensorsFiles, where: str) -> tuple[dict[str, QuantisedTensor], set[str]]:
+    """The experts' matrices, and the tensors that they are made of."""
+    found: dict[str, QuantisedTensor] = {}
+    taken = set()
+    for blocks in sorted(name for name in files.shapes if name.endswith("_blocks")):
+        stored = blocks.removesuffix("_blocks")
+        scales = stored + "_scales"
+        if scales not in files.shapes:
+            raise ModelError(f"{where}: tensor '{scales}' is missing; download the model again")
+        taken |= {blocks, scales}
+        found |= mxfp4_experts(stored, files.raw(blocks), files.raw(scales))
+    return found, taken
 
 
 def _group_size(settings: Settings, num_in: int, where: str) -> int:

@@ -1,0 +1,115 @@
+"""Experts that are stored in one tensor a layer (gpt-oss), as an expert's matrices under the names of other families.
+
+Stored: gate_up_proj [X, D, 2F], gate and up columns in turn, and down_proj [X, F, D]: what is multiplied from the
+right. Read: of each expert gate_proj and up_proj [F, D] and down_proj [D, F].
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from psyfast.errors import ModelError
+from psyfast.model.load.names import expert_names
+from psyfast.model.load.tensors import SafetensorsFiles, whole
+
+FUSED = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.(gate_up|down)_proj")
+MAX_KEPT = 4
+"""Experts' blocks that are kept: both halves are made of one, and several threads read."""
+
+
+class Part(NamedTuple):
+    """Where an expert's matrix lies: every step-th column of a block, from `first` on, is one of its rows."""
+
+    stored: str
+    expert: int
+    first: int
+    step: int
+
+
+def parts_of(stored: str, num_experts: int) -> dict[str, Part]:
+    """The matrices in a fused tensor, by their names; empty where a tensor is none."""
+    found = FUSED.fullmatch(stored)
+    if found is None:
+        return {}
+    named = {}
+    for expert in range(num_experts):
+        names = expert_names(found[1], expert)
+        if found[2] == "down":
+            named[names["down"]] = Part(stored, expert, 0, 1)
+        else:
+            named |= {names[half]: Part(stored, expert, first, 2) for first, half in enumerate(("gate", "up"))}
+    return named
+
+
+class FusedExperts:
+    """Files with fused experts, under the interface of files that have a matrix an expert."""
+
+    def __init__(self, files: SafetensorsFiles) -> None:
+        self._files = files
+        self.files: tuple[Path, ...] = files.files
+        self._parts: dict[str, Part] = {}
+        shapes: dict[str, tuple[int, ...]] = dict(files.shapes)
+        for stored, shape in files.shapes.items():
+            if not FUSED.fullmatch(stored):
+                continue
+            if len(shape) != 3 or (".gate_up_proj" in stored and shape[2] % 2):
+                raise ModelError(
+                    f"{files.files[0].parent}: tensor '{stored}' has shape {list(shape)}, expected [experts, rows, columns] "
+                    "with a gate and an up column in turn; download the model again"
+                )
+            parts = parts_of(stored, shape[0])
+            self._parts |= parts
+            shapes |= {name: (shape[2] // part.step, shape[1]) for name, part in parts.items()}
+            del shapes[stored]
+        self.shapes: Mapping[str, tuple[int, ...]] = shapes
+        self._kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._lock = Lock()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """As stored."""
+        return self._files.dtype(self._parts[name].stored if name in self._parts else name)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        return whole(self, name)
+
+    def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
+        """Rows from first_row on."""
+        part = self._parts.get(name)
+        if part is None:
+            self._files.read_into(name, out, first_row)
+            return
+        columns = slice(part.first + first_row * part.step, part.first + (first_row + len(out)) * part.step, part.step)
+        out.copy_(self._block(part.stored, part.expert)[:, columns].T)
+
+    def _block(self, stored: str, expert: int) -> Tensor:
+        """One expert's part of a fused tensor, as stored."""
+        key = stored, expert
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        block = torch.empty(1, *self._files.shapes[stored][1:], dtype=self._files.dtype(stored))
+        self._files.read_into(stored, block, expert)
+        with self._lock:
+            self._kept[key] = block[0]
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return block[0]
+
+    def gather(self, name: str, rows_N: Tensor) -> Tensor:
+        """Some rows of a matrix that is no expert's."""
+        assert name not in self._parts
+        return self._files.gather(name, rows_N)
+
+    def stored_as(self) -> tuple[str, ...]:
+        """The stored types, the most frequent first."""
+        return self._files.stored_as()
