@@ -59,16 +59,18 @@ def _differences(family: Family) -> list[str]:
 
 
 def describe_model(model: str, revision: str | None = None) -> dict[str, Any]:
-    """What a model is: `model`, `kind`, `path`, `traits`, `parameters`, `stored_as`, `bytes`, and `why_not`.
+    """What a model is: `model`, `kind`, `path`, `traits`, `parameters`, `met_by_a_token`, `stored_as`, `bytes`, and
+    `why_not`.
 
-    why_not: None where it loads, else what is missing; then what could not be found out is None. Headers are read alone.
+    met_by_a_token: parameters without the experts that a token leaves; as many as there are, where all are met. why_not: None where it loads, else what is missing; then what could not be found out is None. Headers are read alone.
     Raises ModelError where there is no such model. A hub id that is not in the cache is downloaded.
     """
     located = locate(model, revision)
     found: dict[str, Any] = {"model": located.model_id, "kind": located.kind, "path": str(located.path)}
-    return (
-        found | {"traits": None, "parameters": None, "stored_as": None, "bytes": None, "why_not": None} | _read(located)
-    )
+    return found | dict.fromkeys(_FOUND) | _read(located)
+
+
+_FOUND = ("traits", "parameters", "met_by_a_token", "stored_as", "bytes", "why_not")
 
 
 def _read(located: Located) -> dict[str, Any]:
@@ -79,7 +81,8 @@ def _read(located: Located) -> dict[str, Any]:
     found = {
         "traits": asdict(traits),
         "layers": [_kind_in_words(count, kind, traits) for count, kind in _counted(traits)],
-        "parameters": sum(prod(shape) for shape in expected_shapes(traits).values()),
+        "parameters": (num_params := sum(prod(shape) for shape in expected_shapes(traits).values())),
+        "met_by_a_token": num_params - _left_by_a_token(traits),
         "stored_as": list(files.stored_as()),
         "bytes": sum(path.stat().st_size for path in files.files),
     }
@@ -88,6 +91,16 @@ def _read(located: Located) -> dict[str, Any]:
     except ModelError as error:
         found["why_not"] = str(error)
     return found
+
+
+def _left_by_a_token(traits: Traits) -> int:
+    """Parameters of the experts that a token does not use."""
+    if (experts := traits.experts) is None:
+        return 0
+    D, F = traits.hidden_size, experts.intermediate_size
+    of_one = 3 * D * F + (2 * F + D if experts.biases else 0)
+    num_layers = sum(kind.mlp == "experts" for kind in traits.layers)
+    return num_layers * (experts.num_experts - experts.num_used) * of_one
 
 
 def _counted(traits: Traits) -> list[tuple[int, LayerKind]]:
@@ -140,7 +153,9 @@ def model_table(found: dict[str, Any]) -> Table:
     table.add_row("found at", escape(found["path"]))
     if (traits := found["traits"]) is not None:
         table.add_row("family", traits["family"])
-        table.add_row("parameters", f"{found['parameters']:,} (text body)")
+        left = found["parameters"] - found["met_by_a_token"]
+        met = f"; a token meets {found['met_by_a_token']:,}" if left else ""
+        table.add_row("parameters", f"{found['parameters']:,} (text body){met}")
         table.add_row("stored as", f"{', '.join(found['stored_as'])}, {found['bytes'] / 1e9:.2f} GB")
         skipped = len(traits["skipped_layers"])
         table.add_row("layers", f"{traits['num_layers']}" + (f" ({skipped} more are skipped)" if skipped else ""))
@@ -148,7 +163,9 @@ def model_table(found: dict[str, Any]) -> Table:
             table.add_row("", kind)
         heads = f"{traits['num_heads']} heads of {traits['head_dim']}, {traits['num_kv_heads']} of keys and values"
         table.add_row("attention", heads)
-        widths = f"hidden {traits['hidden_size']:,}, feed-forward {traits['intermediate_size']:,}"
+        widths = f"hidden {traits['hidden_size']:,}"
+        if any(kind["mlp"] == "dense" for kind in traits["kinds"]):
+            widths += f", feed-forward {traits['intermediate_size']:,}"
         if (experts := traits["experts"]) is not None:
             widths += f", of an expert {experts['intermediate_size']:,}"
         table.add_row("sizes", f"{widths}, vocabulary {traits['vocab_size']:,}")

@@ -10,7 +10,7 @@ from tests.family_cases import CASES, SHAPE, VISION
 from tests.tiny import make_tokenizer
 
 
-def make_case(folder: Path, case: str, *, seed: int = 0, **changes) -> Path:
+def make_case(folder: Path, case: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Path:
     """A case's model and a tokenizer in `folder`; `changes` go to its configuration."""
     import transformers
 
@@ -30,7 +30,7 @@ def make_case(folder: Path, case: str, *, seed: int = 0, **changes) -> Path:
         if "norm" in name or "bias" in name:
             parameter.data = parameter.data + 0.3 * torch.randn_like(parameter)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     make_tokenizer(folder)
     return folder
 

@@ -32,12 +32,36 @@ def test_a_model_is_described(tmp_path):
     found = describe_model(str(folder))
     assert found["why_not"] is None and found["traits"]["num_layers"] == 4
     # embedding and head, final norm; a layer: q, k, v, o; gate, up, down; q and k norm; two norms
+    assert found["met_by_a_token"] == found["parameters"]
     assert found["parameters"] == 2 * 400 * 240 + 240 + 4 * (4 * 240 * 240 + 3 * 240 * 100 + 2 * 240 + 2 * 240)
     assert found["layers"] == ["3 see the last 45; rope base 10,000", "1 see all before; rope base 10,000, yarn × 8"]
     assert found["stored_as"] == ["F32"]
     printed = run(folder)
     assert printed.exit_code == 0 and "Olmo3ForCausalLM" in printed.stdout
     assert json.loads(run(folder, "--json").stdout) == json.loads(json.dumps(found))
+
+
+def test_a_model_with_experts_is_described(tmp_path):
+    """With MLPs between, and with what a token meets of it; and no word of a width that no layer has."""
+    found = describe_model(str(make_case(tmp_path / "moe", "qwen3 moe, tied, MLPs between, yarn, biases")))
+    rope = "rope base 10,000, yarn × 8"
+    assert found["layers"] == [
+        f"4 see all before; {rope}; one MLP",
+        f"2 see all before; {rope}; 8 of 70 experts a token",
+    ]
+    # embedding, final norm; a layer: q, k, v, o, their biases, q and k norm, two norms; the MLP, or router and experts
+    mixer = 72 * (2 * 72 + 2 * 24) + 2 * 72 + 2 * 24 + 2 * 12 + 2 * 72
+    without_experts = 400 * 72 + 72 + 6 * mixer + 4 * 3 * 72 * 100 + 2 * 70 * 72
+    assert found["parameters"] == without_experts + 2 * 70 * 3 * 72 * 33
+    assert found["met_by_a_token"] == without_experts + 2 * 8 * 3 * 72 * 33
+    printed = run(tmp_path / "moe").stdout
+    assert "feed-forward 100, of an expert 33" in printed and f"a token meets {found['met_by_a_token']:,}" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+    olmoe = make_case(tmp_path / "olmoe", "olmoe, norms over all heads")
+    assert "hidden 72, of an expert 100, vocabulary 400" in run(olmoe).stdout
+    whole = describe_model(str(make_case(tmp_path / "all", "olmoe, tied, grouped heads, every expert, biases")))
+    assert whole["met_by_a_token"] == whole["parameters"]
 
 
 @pytest.mark.parametrize("damage", ["tensor", "architecture"])

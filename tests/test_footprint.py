@@ -8,6 +8,7 @@ from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
+from tests.family_models import make_case
 from tests.tiny import make_llama
 
 SHAPES = [
@@ -21,6 +22,8 @@ def bytes_of(value):
     """Of every tensor in a record."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
+    if isinstance(value, tuple):
+        return sum(map(bytes_of, value))
     return sum(bytes_of(part) for part in vars(value).values()) if hasattr(value, "__dataclass_fields__") else 0
 
 
@@ -36,6 +39,22 @@ def test_a_prepared_layer_takes_what_was_counted(tmp_path, shape, lane, backend)
     vectors = 16 * model.traits.hidden_size + 4096  # norms and frequencies, not counted
     assert taken - vectors <= sizes.layer_bytes <= taken
     assert sizes.num_layers == 3
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_layer_of_experts_takes_what_was_counted(tmp_path, lane, backend):
+    """All of them, and the router; a layer with an MLP in its place takes less than is counted for any."""
+    folder = make_case(
+        tmp_path, "qwen3 moe, tied, MLPs between, yarn, biases", hidden_size=128, head_dim=64, moe_intermediate_size=48
+    )
+    operators = resolve(backend, "cpu", lane)
+    model = load_model(locate(str(folder)), operators)
+    sizes = model_sizes(model.traits, operators, model.weights.embedding.dtype.itemsize)
+    without, with_experts = (bytes_of(model.weights.layer(idx)) for idx in (0, 1))
+    vectors = 16 * 128 + 4096 + 16 * 70  # norms, frequencies and the experts' addresses, not counted
+    assert with_experts - vectors <= sizes.layer_bytes <= with_experts
+    assert without < sizes.layer_bytes / 5
 
 
 def test_a_slot_holds_at_least_what_the_engine_keeps():

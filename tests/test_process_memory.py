@@ -14,6 +14,7 @@ import torch
 from psyfast.config import bytes_of
 from psyfast.errors import UsageError
 from psyfast.process_memory import available_bytes, default_limit, peak_bytes, resident_bytes
+from tests.family_models import make_case
 from tests.tiny import make_llama
 
 GB = 10**9
@@ -92,13 +93,22 @@ def score(model, data, out, *more):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
-def test_the_limit_that_a_refusal_names_is_enough_and_is_kept(tmp_path):
-    """Weights of 300 MB: streamed under the limit, the peak below it, and the bits of the resident run."""
+def dense_model(folder):
     shape = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 6, "num_key_value_heads": 6}
-    model = make_llama(
-        tmp_path / "model", num_hidden_layers=16, max_position_embeddings=4096, dtype=torch.bfloat16, **shape
-    )
+    return make_llama(folder, num_hidden_layers=16, max_position_embeddings=4096, dtype=torch.bfloat16, **shape)
+
+
+def model_with_experts(folder):
+    shape = {"hidden_size": 512, "moe_intermediate_size": 384, "num_experts": 32, "num_experts_per_tok": 4}
+    case = "qwen3 moe, normalised, rows of whole blocks"
+    return make_case(folder, case, num_hidden_layers=8, max_position_embeddings=4096, dtype=torch.bfloat16, **shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [dense_model, model_with_experts])
+def test_the_limit_that_a_refusal_names_is_enough_and_is_kept(tmp_path, make):
+    """Weights of 300 MB: streamed under the limit, the peak below it, and the bits of the resident run."""
+    model = make(tmp_path / "model")
     text = "You choose. " + "You press <<A>>. You win 3.\n" * 150
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"text": text, "participant": i}) for i in range(2)) + "\n")

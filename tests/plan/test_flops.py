@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psyfast.plan.batch import Branch, Request, plan_batch
-from psyfast.plan.flops import NO_FLOP, DeltaShape, ModelShape, RequiredFlop, causal_pairs, required_flop
+from psyfast.plan.flops import NO_FLOP, DeltaShape, ExpertShape, ModelShape, RequiredFlop, causal_pairs, required_flop
 from tests.plan.random_requests import random_requests
 
 # q and o: 4·2·6 = 48 weights; k and v: 4·2·2 = 16; gate, up, down: 3·4·5 = 60.
@@ -82,6 +82,20 @@ def test_a_hybrid_counts_both_kinds_of_layer(is_last):
         assert found.spared == 2 * 7 * 4 * (2 * 2 * 3 + 3 * 5)
     else:
         assert found.spared == plain.spared + 2 * 7 * gate
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_of_experts_the_router_and_those_that_a_token_uses_count(num_layers, is_last):
+    """Two layers of attention, one or both with 7 experts of width 6, of which a token uses 2."""
+    experts = ExpertShape(num_layers, is_last, num_experts=7, num_used=2, intermediate_size=6)
+    batch = plan_batch([Request(np.arange(10), np.array([5, 9]))]).batch  # 9 tokens, 2 of them scored rows
+    found, plain = required_flop(batch, replace(SHAPE, experts=experts)), required_flop(batch, SHAPE)
+    q_and_o, kv, mlp, of_experts = 48, 16, 60, 4 * 7 + 2 * (3 * 4 * 6)
+    layers = [q_and_o + kv + mlp] * (2 - num_layers) + [q_and_o + kv + of_experts] * num_layers
+    assert found.linear == 2 * 9 * sum(layers)
+    assert found.spared - plain.spared == (2 * 7 * (of_experts - mlp) if is_last else 0)
+    assert (found.attention, found.head, found.delta_rule) == (plain.attention, plain.head, 0)
 
 
 @pytest.mark.parametrize("window", [None, 1, 40])

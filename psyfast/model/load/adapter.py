@@ -92,7 +92,9 @@ def read_adapter(folder: Path) -> Adapter:
             raise ModelError(
                 f"{folder}: '{module}' has LoRA factors of {list(a.shape)} and {list(b.shape)}, expected [r, in] and [out, r]"
             )
-        scale = _scale(config, module, a.shape[0], folder)
+        # an adapter's patterns name modules as its files do, which Mixtral's do in a spelling of their own
+        said = files.stored_name(stored).partition(".lora_")[0].removeprefix("base_model.model.")
+        scale = _scale(config, said, a.shape[0], folder)
         low_rank[module + ".weight"] = LowRank(down.contiguous(), up.contiguous(), scale, folder)
     if not low_rank and not replaced:
         raise ModelError(f"{folder}: {WEIGHTS}.safetensors holds no tensor; train the adapter, or save it again")
@@ -182,6 +184,10 @@ class AdaptedFiles:
             raise ModelError(
                 f"{self._adapter.path}: is for a tensor '{name}' {list(shape)}, and the model {have}; the adapter is another model's"
             )
+
+    def stored_name(self, name: str) -> str:
+        """The base's."""
+        return self._base.stored_name(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """Fp32 where something is added; else as stored."""
