@@ -70,6 +70,8 @@ NEUTRAL: Mapping[str, Any] = {
     "clip_qkv": None,
     "num_experts": None,
     "num_local_experts": None,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
     "attn_output_gate": False,
     "swiglu_alpha": 1.702,
     "swiglu_limit": 7.0,
@@ -110,6 +112,7 @@ _GEMMA_3 = {
 }
 
 _EXPERTS = frozenset({"num_experts", "num_local_experts"})
+_SPARSE = frozenset({"decoder_sparse_step", "mlp_only_layers"})
 _QWEN_3_5 = {
     "head_dim": 256,
     "partial_rotary_factor": 0.25,
@@ -166,7 +169,7 @@ FAMILIES: tuple[Family, ...] = (
         bias="configured",
         qk_norm="head",
         expert_width="moe_intermediate_size",
-        honours=_BIAS | _EXPERTS,
+        honours=_BIAS | _EXPERTS | _SPARSE,
         defaults={"use_sliding_window": False},
     ),
     Family(

@@ -10,10 +10,11 @@ from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.config import traits_from_config
+from psyfast.model.load.fused_experts import FUSED, FusedExperts
 from psyfast.model.load.names import plain_name
 from psyfast.model.load.tensors import SafetensorsFiles
 from tests.family_models import make_case
-from tests.model.published import PUBLISHED, of_transformers
+from tests.model.published import PUBLISHED, of_transformers, saved_by_transformers
 
 LLAMA_3_SCALING = PUBLISHED["Llama-3.1-8B"]["rope_scaling"]
 
@@ -21,8 +22,13 @@ LLAMA_3_SCALING = PUBLISHED["Llama-3.1-8B"]["rope_scaling"]
 class Shapes:
     """Tensor files of which nothing but names and shapes is there."""
 
+    files = ()
+
     def __init__(self, shapes):
         self.shapes = {plain_name(name): tuple(shape) for name, shape in shapes.items()}
+
+    def stored_name(self, name):
+        return name
 
     def dtype(self, name):
         return torch.bfloat16
@@ -31,12 +37,13 @@ class Shapes:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_configuration_is_what_transformers_makes_of_it(name):
     model, traits = of_transformers(PUBLISHED[name]), traits_from_config(PUBLISHED[name], name)
-    tensors = {key: value.shape for key, value in model.state_dict().items()}
+    tensors = saved_by_transformers(model)
     tied = getattr(model.config, "tie_word_embeddings", False) and bool(model._tied_weights_keys)
     assert traits.tied_head == tied
     if tied:
         del tensors["lm_head.weight"]
-    check_tensors(Shapes(tensors), traits, name)
+    files = Shapes(tensors)
+    check_tensors(FusedExperts(files) if any(map(FUSED.fullmatch, files.shapes)) else files, traits, name)
 
     text = model.config.get_text_config()
     types = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
@@ -53,7 +60,8 @@ def test_a_published_configuration_is_what_transformers_makes_of_it(name):
         if rope is not None:
             assert (rope.base, rope.kind) == (said["rope_theta"], said["rope_type"])
             assert rope.factor == said.get("factor", 1.0)
-            assert rope.attention_scale == said.get("attention_factor", 1.0)
+            silent = 0.1 * math.log(rope.factor) + 1 if rope.kind == "yarn" else 1.0
+            assert rope.attention_scale == pytest.approx(said.get("attention_factor", silent))
 
 
 def test_every_family_has_a_published_configuration():
@@ -181,6 +189,41 @@ REFUSED = [
     ("Qwen3.5-0.8B", {"layer_types": ["linear_attention"]}, "'layer_types' is"),
     ("Qwen3.5-0.8B", {"layer_types": None, "full_attention_interval": 0}, "'full_attention_interval' is 0"),
     ("Llama-3.2-11B-Vision", {"cross_attention_layers": [40]}, "cross_attention_layers"),
+    ("Llama-3.1-8B", {"num_experts": 8}, "num_experts = 8 is not supported for LlamaForCausalLM"),
+    ("Qwen3-0.6B", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not supported for Qwen3ForCausalLM"),
+    ("Qwen3-30B-A3B", {"num_experts": 0}, "'num_experts' is 0, expected a positive integer"),
+    ("Qwen3-30B-A3B", {"num_experts": None}, "'num_experts' is null, expected a positive integer"),
+    ("Qwen3-30B-A3B", {"num_experts": "128"}, "'num_experts' is '128', expected a positive integer"),
+    ("Qwen3-30B-A3B", {"num_experts": [128]}, r"'num_experts' is \[128\], expected a positive integer"),
+    ("Qwen3-30B-A3B", {"num_experts": True}, "'num_experts' is True, expected a positive integer"),
+    ("Qwen3-30B-A3B", {"num_experts": 10**6}, "'num_experts' is 1000000, expected at most 10,000"),
+    ("Qwen3-30B-A3B", {"num_local_experts": 64}, "'num_experts' and 'num_local_experts' differ: 128 and 64"),
+    ("Qwen3-30B-A3B", {"num_local_experts": "64"}, "'num_local_experts' is '64'"),
+    ("Mixtral-8x7B", {"num_local_experts": -8}, "'num_local_experts' is -8"),
+    ("Mixtral-8x7B", {"num_local_experts": None}, "'num_local_experts' is null"),
+    ("Qwen3-30B-A3B", {"num_experts_per_tok": 129}, "'num_experts_per_tok' is 129, but there are 128 experts"),
+    ("Qwen3-30B-A3B", {"num_experts_per_tok": 0}, "'num_experts_per_tok' is 0"),
+    ("OLMoE-1B-7B", {"num_experts_per_tok": None}, "'num_experts_per_tok' is null"),
+    ("Qwen3-30B-A3B", {"moe_intermediate_size": 0}, "'moe_intermediate_size' is 0"),
+    ("Qwen3-30B-A3B", {"mlp_only_layers": [48]}, r"'mlp_only_layers' is \[48\], expected a list .* from 0 to 47"),
+    ("Qwen3-30B-A3B", {"mlp_only_layers": [-1]}, "'mlp_only_layers'"),
+    ("Qwen3-30B-A3B", {"mlp_only_layers": [True]}, "'mlp_only_layers'"),
+    ("Qwen3-30B-A3B", {"mlp_only_layers": ["0"]}, "'mlp_only_layers'"),
+    ("Qwen3-30B-A3B", {"mlp_only_layers": 0}, "'mlp_only_layers' is 0, expected a list"),
+    ("Qwen3-30B-A3B", {"mlp_only_layers": "0"}, "'mlp_only_layers' is '0', expected a list"),
+    ("Qwen3-30B-A3B", {"decoder_sparse_step": 0}, "'decoder_sparse_step' is 0, expected a positive integer"),
+    ("Qwen3-30B-A3B", {"decoder_sparse_step": 1.5}, "'decoder_sparse_step' is 1.5"),
+    (
+        "Qwen3-30B-A3B",
+        {"use_sliding_window": True, "sliding_window": 4096},
+        "use_sliding_window = true is not supported for Qwen3MoeForCausalLM",
+    ),
+    ("Qwen3-30B-A3B", {"norm_topk_prob": "true"}, "'norm_topk_prob' is 'true', expected true or false"),
+    ("Mixtral-8x7B", {"attention_bias": True}, "attention_bias = true is not supported for MixtralForCausalLM"),
+    ("Mixtral-8x7B", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not supported for MixtralForCausalLM"),
+    ("OLMoE-1B-7B", {"mlp_only_layers": [1]}, r"mlp_only_layers = \[1\] is not supported for OlmoeForCausalLM"),
+    ("OLMoE-1B-7B", {"clip_qkv": 8.0}, "clip_qkv = 8.0 is not supported for OlmoeForCausalLM"),
+    ("OLMoE-1B-7B", {"sliding_window": 64}, "sliding_window = 64 is not supported for OlmoeForCausalLM"),
     ("Llama-3.2-11B-Vision", {"cross_attention_layers": list(range(40))}, "every layer"),
 ]
 
@@ -198,12 +241,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(name, changes, message):
     "key",
     [
         "attention_bias",
+        "decoder_sparse_step",
         "full_attention_interval",
         "head_dim",
         "hidden_act",
         "hidden_activation",
         "hidden_size",
         "no_rope_layer_interval",
+        "norm_topk_prob",
+        "num_experts_per_tok",
         "partial_rotary_factor",
         "query_pre_attn_scalar",
         "rms_norm_eps",
@@ -233,6 +279,19 @@ def test_a_key_that_is_missing_is_said_to_be():
         traits_from_config(config, "here")
 
 
+@pytest.mark.parametrize(("name", "key"), [("Qwen3-30B-A3B", "num_experts"), ("OLMoE-1B-7B", "num_experts_per_tok")])
+def test_experts_of_which_nothing_is_said_are_missing(name, key):
+    config = {said: value for said, value in PUBLISHED[name].items() if said != key}
+    with pytest.raises(ModelError, match=f"'{key}' is missing, expected a positive integer"):
+        traits_from_config(config, "here")
+
+
+def test_both_spellings_of_the_number_of_experts_may_agree():
+    config = PUBLISHED["Qwen3-30B-A3B"]
+    one, other = {**config, "num_local_experts": 128}, {**config, "num_local_experts": 128, "num_experts": None}
+    assert traits_from_config(one, "here") == traits_from_config(other, "here") == traits_from_config(config, "here")
+
+
 def test_a_mistral_that_says_nothing_of_its_window_has_that_of_the_first():
     """As transformers reads it; newer ones say that they have none."""
     config = {key: value for key, value in PUBLISHED["Mistral-7B-v0.1"].items() if key != "sliding_window"}
@@ -241,7 +300,14 @@ def test_a_mistral_that_says_nothing_of_its_window_has_that_of_the_first():
 
 
 def test_families_of_another_kind_are_refused_with_those_that_load():
-    for architecture in ("Qwen3_5MoeForConditionalGeneration", "Qwen3MoeForCausalLM", "GptOssForCausalLM"):
+    for architecture in (
+        "Qwen3_5MoeForConditionalGeneration",
+        "Qwen3NextForCausalLM",
+        "Qwen2MoeForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "Glm4MoeForCausalLM",
+        "PhimoeForCausalLM",
+    ):
         with pytest.raises(ModelError, match=f"{architecture} is not supported.*Olmo3ForCausalLM"):
             traits_from_config({"architectures": [architecture], "text_config": {}}, "here")
 

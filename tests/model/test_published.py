@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import prod
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +13,18 @@ from psyfast.metrics.pairs import load_pairs
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.names import HEAD, needless, plain_name
-from tests.model.published import CLASSES, PAGE, PUBLISHED, SOURCES, of_transformers, page
+from tests.model.published import (
+    CLASSES,
+    PAGE,
+    PUBLISHED,
+    SOURCES,
+    SOURCES_WITH_EXPERTS,
+    WITH_EXPERTS,
+    num_used,
+    of_transformers,
+    page,
+    saved_by_transformers,
+)
 from tests.tiny import make_tokenizer
 
 
@@ -32,19 +44,19 @@ def tokenizer(tmp_path_factory):
 
 
 def weights_by_transformers(name):
-    """Of the model that transformers makes: those that text needs, and the rest. A tied head is no weight of its own."""
+    """Of the model that transformers makes: those that text needs, the rest, and those of the first that a token meets.
+
+    A tied head is no weight of its own.
+    """
     traits = traits_from_config(PUBLISHED[name], name)
     vision = next(family.vision for family in FAMILIES if family.architecture == traits.family)
-    needed = rest = 0
-    for spelt, tensor in of_transformers(PUBLISHED[name]).state_dict().items():
+    needed, rest = {}, {}
+    for spelt, shape in saved_by_transformers(of_transformers(PUBLISHED[name])).items():
         tensor_name = plain_name(spelt)
         if tensor_name == HEAD and traits.tied_head:
             continue
-        if needless(tensor_name, traits, vision):
-            rest += tensor.numel()
-        else:
-            needed += tensor.numel()
-    return needed, rest
+        (rest if needless(tensor_name, traits, vision) else needed)[tensor_name] = shape
+    return sum(map(prod, needed.values())), sum(map(prod, rest.values())), num_used(needed, PUBLISHED[name])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -56,18 +68,20 @@ def test_it_is_planned_from_its_configuration_and_weighs_what_is_published(name,
     assert shown.exit_code == 0, shown.output
     (plan,) = json.loads(shown.output)
 
-    needed, rest = weights_by_transformers(name)
+    needed, rest, used = weights_by_transformers(name)
     assert plan["num_params"] == needed
     published = CLASSES[name].num_params
     if isinstance(published, int):
         assert needed + rest == published
     elif published is not None:
         assert needed + rest == pytest.approx(published, rel=0.03)
+    if CLASSES[name].num_used is not None:
+        assert used == pytest.approx(CLASSES[name].num_used, rel=0.03)
     assert plan["memory"]["weights"] == plan["disk_bytes"] == 2 * needed
     assert plan["counted"]["num_responses"] > 0
-    # Two operations for each weight of a layer and each token; attention and the head come on top.
+    # Two operations for each weight of a layer that a token meets; attention and the head come on top.
     traits = traits_from_config(PUBLISHED[name], name)
-    in_layers = needed - (2 - traits.tied_head) * traits.vocab_size * traits.hidden_size
+    in_layers = used - (2 - traits.tied_head) * traits.vocab_size * traits.hidden_size
     assert plan["counted"]["required"]["linear"] == pytest.approx(
         2 * in_layers * plan["counted"]["num_unique"], rel=0.01
     )
@@ -78,12 +92,12 @@ def test_every_model_of_the_study_is_of_one_size_class():
     assert sorted(models) == sorted(load_pairs().models) and len(models) == 101
 
 
-@pytest.mark.parametrize("name", [name for name, size in CLASSES.items() if size.models])
+@pytest.mark.parametrize("name", [name for name, size in CLASSES.items() if size.models or name in WITH_EXPERTS])
 def test_its_numbers_have_a_source(name):
     size = CLASSES[name]
     assert size.source and "hand" not in size.source
     for source in size.source:
-        assert source in SOURCES or re.match(
+        assert source in SOURCES | SOURCES_WITH_EXPERTS or re.match(
             r"(huggingface\.co|github\.com|ollama\.com)/\S+/|[a-z-]+ \(PyPI\), ", source
         )
     assert (size.num_params is None) == (size.counted is None)

@@ -110,17 +110,23 @@ def check_tensors(files: TensorFiles, traits: Traits, where: str) -> None:
     for name, shape in expected.items():
         if name not in files.shapes:
             or_tied = ", or set 'tie_word_embeddings' to true if the embedding is the head" if name == HEAD else ""
-            raise ModelError(f"{where}: tensor '{name}' {list(shape)} is missing; download the model again{or_tied}")
+            stored_name = files.stored_name(name)
+            raise ModelError(
+                f"{where}: tensor '{stored_name}' {list(shape)} is missing; download the model again{or_tied}"
+            )
         if files.shapes[name] != shape:
             got = list(files.shapes[name])
-            raise ModelError(f"{where}: tensor '{name}' has shape {got}, expected {list(shape)} from the configuration")
+            stored_name = files.stored_name(name)
+            raise ModelError(
+                f"{where}: tensor '{stored_name}' has shape {got}, expected {list(shape)} from the configuration"
+            )
         files.dtype(name)
     vision = next((family.vision for family in FAMILIES if family.architecture == traits.family), ())
     left_over = [name for name in files.shapes if name not in expected and not needless(name, traits, vision)]
     if left_over:
         more = f", nor are {len(left_over) - 1} more" if len(left_over) > 1 else ""
         raise ModelError(
-            f"{where}: tensor '{left_over[0]}' is none of {traits.family}'s{more}; the file is another model's"
+            f"{where}: tensor '{files.stored_name(left_over[0])}' is none of {traits.family}'s{more}; the file is another model's"
         )
 
 

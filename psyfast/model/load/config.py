@@ -7,22 +7,24 @@ from dataclasses import replace
 
 from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES, NEUTRAL, Family
+from psyfast.model.load.config_experts import expert_traits, layers_with_experts
 from psyfast.model.load.config_values import Config, flag_at, number_at, object_at, positive_at, refuse_null
 from psyfast.model.rope import RopeTraits, yarn_attention_scale
-from psyfast.model.traits import DeltaTraits, ExpertTraits, LayerKind, Traits
+from psyfast.model.traits import DeltaTraits, LayerKind, Traits
 from psyfast.ops.reference import ACTIVATIONS
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 MOST_LAYERS = 10_000
-MOST_EXPERTS = 10_000
 """More is a slip, and would be counted one by one."""
 
 _NEVER_NULL = frozenset(
     {
         "attention_bias",
+        "decoder_sparse_step",
         "full_attention_interval",
         "hidden_act",
         "no_rope_layer_interval",
+        "norm_topk_prob",
         "partial_rotary_factor",
         "rms_norm_eps",
         "rope_local_base_freq",
@@ -124,41 +126,9 @@ def traits_of_family(config: Config, family: Family, where: str) -> Traits:
         tied_head=family.can_tie and flag_at(config, "tie_word_embeddings", where),
         output_gate=family.output_gate,
         delta=_delta(config, where) if family.delta else None,
-        experts=_experts(config, family, where),
+        experts=expert_traits(config, family, where),
         sinks=family.sinks,
     )
-
-
-def _experts(config: Config, family: Family, where: str) -> ExpertTraits | None:
-    """Sizes of the layers that have experts, where the family does."""
-    if family.expert_width is None:
-        return None
-    counts = {config[key] for key in ("num_experts", "num_local_experts") if config.get(key) is not None}
-    if len(counts) > 1:
-        raise ModelError(
-            f"{where}: 'num_experts' and 'num_local_experts' differ: {sorted(counts)}; expected one number"
-        )
-    num_experts = positive_at({"num_experts": next(iter(counts), None)}, "num_experts", where)
-    if num_experts > MOST_EXPERTS:
-        raise ModelError(f"{where}: 'num_experts' is {num_experts}, expected at most {MOST_EXPERTS:,}")
-    num_used = positive_at(config, "num_experts_per_tok", where)
-    if num_used > num_experts:
-        raise ModelError(
-            f"{where}: 'num_experts_per_tok' is {num_used}, but there are {num_experts} experts; expected no more than that"
-        )
-    width = positive_at(config, family.expert_width, where)
-    normalised = flag_at(config, "norm_topk_prob", where)
-    return ExpertTraits(num_experts, num_used, width, normalised, biases=family.fused_experts)
-
-
-def _has_experts(config: Config, family: Family, num_layers: int, where: str) -> list[bool]:
-    """Which layers have experts: every `decoder_sparse_step`th that `mlp_only_layers` does not name."""
-    if family.expert_width is None:
-        return [False] * num_layers
-    step, dense = positive_at(config, "decoder_sparse_step", where, default=1), config.get("mlp_only_layers") or ()
-    if not isinstance(dense, Sequence) or any(type(idx) is not int for idx in dense):
-        raise ModelError(f"{where}: 'mlp_only_layers' is {dense!r}, expected numbers of layers")
-    return [(idx + 1) % step == 0 and idx not in dense for idx in range(num_layers)]
 
 
 def _delta(config: Config, where: str) -> DeltaTraits:
@@ -219,7 +189,7 @@ def _layers(config: Config, family: Family, where: str) -> list[tuple[int, Layer
         else LayerKind(ropes[kind] if turned[idx] else None, window if kind == SLIDING else None)
         for idx, kind in enumerate(types)
     ]
-    with_experts = _has_experts(config, family, num_layers, where)
+    with_experts = layers_with_experts(config, family, num_layers, where)
     kinds = [replace(kind, mlp="experts") if has else kind for kind, has in zip(kinds, with_experts, strict=True)]
     return [(idx, kind) for idx, kind in enumerate(kinds) if idx not in skipped]
 

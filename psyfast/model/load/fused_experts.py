@@ -25,6 +25,16 @@ MAX_KEPT = 4
 """Experts' blocks that are kept: both halves are made of one, and several threads read."""
 
 
+def refuse_fused(files: SafetensorsFiles, where: str) -> None:
+    """ModelError where a family that is published with a matrix an expert has all in one tensor: in which order is not said."""
+    fused = next((name for name in files.shapes if FUSED.fullmatch(name.removesuffix(".weight"))), None)
+    if fused is not None:
+        raise ModelError(
+            f"{where}: tensor '{files.stored_name(fused)}' {list(files.shapes[fused])} holds all of a layer's experts, expected a matrix of each "
+            "(mlp.experts.0.down_proj.weight …); save the model again with transformers' save_pretrained"
+        )
+
+
 class Part(NamedTuple):
     """Where an expert's matrix lies: every step-th column of a block, from `first` on, is one of its rows."""
 
@@ -72,6 +82,10 @@ class FusedExperts:
         self.shapes: Mapping[str, tuple[int, ...]] = shapes
         self._kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._lock = Lock()
+
+    def stored_name(self, name: str) -> str:
+        """The tensor of all experts, for a matrix of one."""
+        return self._files.stored_name(self._parts[name].stored if name in self._parts else name)
 
     def dtype(self, name: str) -> torch.dtype:
         """As stored."""

@@ -39,8 +39,10 @@ NORM_NAMES: dict[Norms, NormNames] = {
 }
 
 
+MIXTRAL = ".block_sparse_moe."
 _MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 """Its spelling of an expert's projections."""
+_OF_MIXTRAL = {plain: theirs for theirs, plain in _MIXTRAL.items()}
 
 
 def plain_name(name: str) -> str:
@@ -50,10 +52,18 @@ def plain_name(name: str) -> str:
             name = plain + name.removeprefix(prefix)
             break
     name = name.replace(".mlp.router.", ".mlp.gate.")
-    before, mixtral, after = name.partition(".block_sparse_moe.")
+    before, mixtral, after = name.partition(MIXTRAL)
     if not mixtral:
         return name
     return before + ".mlp." + re.sub(r"\b(w[123])\b", lambda found: _MIXTRAL[found[1]], after)
+
+
+def mixtral_name(name: str) -> str:
+    """A tensor's name in Mixtral's spelling."""
+    before, of_experts, after = name.partition(".mlp.")
+    if not of_experts:
+        return name
+    return before + MIXTRAL + re.sub(r"\b(gate|up|down)_proj\b", lambda found: _OF_MIXTRAL[found[0]], after)
 
 
 def layer_prefix(traits: Traits, layer_idx: int) -> str:

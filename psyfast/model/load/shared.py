@@ -44,6 +44,10 @@ class SharedFiles:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._lock = Lock()
 
+    def stored_name(self, name: str) -> str:
+        """The base's."""
+        return self._base.stored_name(name)
+
     def dtype(self, name: str) -> torch.dtype:
         """The base's."""
         return self._base.dtype(name)

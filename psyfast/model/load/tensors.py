@@ -18,7 +18,7 @@ from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
 from psyfast.model.load import gguf_delta, gguf_experts
 from psyfast.model.load.gguf_config import decoder_layers, family_in
-from psyfast.model.load.names import NORM_NAMES, NormNames, plain_name
+from psyfast.model.load.names import MIXTRAL, NORM_NAMES, NormNames, mixtral_name, plain_name
 from psyfast.model.load.quantised.tensor import RawTensor
 from psyfast.model.load.stored import PLAIN, StoredTensor, ValueFile, plain_tensor
 
@@ -37,6 +37,10 @@ class TensorFiles(Protocol):
     @property
     def files(self) -> tuple[Path, ...]:
         """The files themselves."""
+        ...
+
+    def stored_name(self, name: str) -> str:
+        """What errors call a tensor, there or not: its name in the files' spelling."""
         ...
 
     def dtype(self, name: str) -> torch.dtype:
@@ -69,6 +73,7 @@ class SafetensorsFiles:
             str, tuple[ValueFile, Mapping[str, Any], int]
         ] = {}  # file, entry, start of the file's values
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._stored_names: dict[str, str] = {}
         for path in self.files:
             file, header, first = _safetensors_header(path)
             for stored_name, entry in header.items():
@@ -77,6 +82,12 @@ class SafetensorsFiles:
                     raise ModelError(f"{path}: tensor '{stored_name}' stands there twice; download the model again")
                 self._headers[name] = (file, entry, first)
                 self.shapes[name] = tuple(entry["shape"])
+                self._stored_names[name] = stored_name
+        self._as_mixtral = any(MIXTRAL in name for name in self._stored_names.values())
+
+    def stored_name(self, name: str) -> str:
+        """As the file has it, or would have it."""
+        return self._stored_names.get(name, mixtral_name(name) if self._as_mixtral else name)
 
     def dtype(self, name: str) -> torch.dtype:
         """The stored type; fp32, fp16 and bf16 only."""
@@ -102,16 +113,16 @@ class SafetensorsFiles:
         """Where a tensor's bytes lie, of whatever type."""
         file, entry, first = self._headers[name]
         start, stop = entry["data_offsets"]
-        return RawTensor(name, file, first + start, self.shapes[name], entry["dtype"], stop - start)
+        return RawTensor(self.stored_name(name), file, first + start, self.shapes[name], entry["dtype"], stop - start)
 
     def _stored(self, name: str) -> StoredTensor:
         file, entry, first = self._headers[name]
-        kind, shape = entry["dtype"], self.shapes[name]
+        kind, shape, stored_name = entry["dtype"], self.shapes[name], self.stored_name(name)
         if kind not in PLAIN:
-            raise ModelError(f"{file.path}: tensor '{name}' is stored as {kind}; supported: {', '.join(PLAIN)}")
+            raise ModelError(f"{file.path}: tensor '{stored_name}' is stored as {kind}; supported: {', '.join(PLAIN)}")
         start, stop = entry["data_offsets"]
         rows = shape[0] if len(shape) > 1 else 1
-        return plain_tensor(name, file, first + start, shape, kind, (stop - start) // max(1, rows))
+        return plain_tensor(stored_name, file, first + start, shape, kind, (stop - start) // max(1, rows))
 
 
 def whole(files: TensorFiles, name: str) -> Tensor:
@@ -198,6 +209,10 @@ class GgufFile:
             for name, tensor in self._tensors.items()
         }
         self._file = ValueFile(path)
+
+    def stored_name(self, name: str) -> str:
+        """Its Hugging Face name."""
+        return name
 
     def dtype(self, name: str) -> torch.dtype:
         """Fp32, fp16 and bf16 as stored, fp32 for everything else."""

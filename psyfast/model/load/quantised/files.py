@@ -55,6 +55,10 @@ class QuantisedFiles:
         }
         self.shapes |= {name: tensor.shape for name, tensor in self._quantised.items()}
 
+    def stored_name(self, name: str) -> str:
+        """As the file has it, or would have it if it were plain."""
+        return self._plain.stored_name(name)
+
     def dtype(self, name: str) -> torch.dtype:
         """Of the values: fp32, or what a 4-bit model was quantised from."""
         return self._quantised[name].dtype if name in self._quantised else self._plain.dtype(name)
@@ -110,7 +114,10 @@ def _quantised(files: SafetensorsFiles, method: str, settings: Settings, where: 
     make = {"bitsandbytes": _bitsandbytes, "fp8": _fp8, "gptq": _gptq, "awq": _awq}[method]
     return {
         name: make(
-            name, {suffix: files.raw(part) for part, suffix in _parts(files, name, method).items()}, settings, where
+            files.stored_name(name),
+            {suffix: files.raw(part) for part, suffix in _parts(files, name, method).items()},
+            settings,
+            where,
         )
         for name in sorted(names)
     }
