@@ -12,7 +12,8 @@ import torch
 
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.checks import expected_shapes
-from psyfast.model.load.tensors import SafetensorsFiles
+from psyfast.model.load.locate import locate
+from psyfast.model.load.model import open_model
 from psyfast.model.traits import DeltaTraits, Traits
 
 
@@ -79,7 +80,7 @@ def write_model(
     import gguf
 
     family = next(family for family in FAMILIES if family.architecture == traits.family)
-    files = SafetensorsFiles(folder)
+    _, files = open_model(locate(str(folder)))
     writer = gguf.GGUFWriter(str(path), family.gguf_architecture)
     writer.add_block_count(traits.num_layers + num_ahead)
     if num_ahead:
@@ -108,6 +109,12 @@ def write_model(
         if traits.delta is not None and "linear_attn" in name:
             value = _tiled(value, name, traits.delta)
         array = value.contiguous().numpy()
+        if vector := re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(\w+)_proj_bias", name):
+            writer.add_tensor(f"blk.{vector[1]}.ffn_{vector[2]}_exps.bias", array)
+            continue
+        if name.endswith(".sinks"):
+            writer.add_tensor(names.get_name(name) + ".weight", array)
+            continue
         if ".experts." in name:
             together.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.", name), []).append(array)
             continue

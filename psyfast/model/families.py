@@ -195,6 +195,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "GptOssForCausalLM",
         ("gpt_oss",),
+        gguf_architecture="gpt-oss",
         bias="configured",
         windows="but_every_nth",
         nth=2,

@@ -171,6 +171,15 @@ GGUF_CASES = {
         "rope_scaling_type": RopeScalingType.LINEAR,
         "rope_scaling_factor": 4.0,
     },
+    "gpt-oss, sinks, windows, yarn": {
+        "expert_count": 7,
+        "expert_used_count": 3,
+        "expert_feed_forward_length": 100,
+        "sliding_window": 35,
+        "rope_scaling_type": RopeScalingType.YARN,
+        "rope_scaling_factor": 8.0,
+        "rope_scaling_orig_ctx_len": 64,
+    },
     "olmoe, norms over all heads": {"expert_count": 12, "expert_used_count": 4},
 }
 """Cases, and what their files say beyond what every file does."""

@@ -10,7 +10,7 @@ from psyfast.errors import ModelError
 from psyfast.model.families import FAMILIES
 from psyfast.model.load.checks import check_tensors
 from psyfast.model.load.config import traits_from_config
-from psyfast.model.load.fused_experts import FUSED, FusedExperts
+from psyfast.model.load.fused_experts import FusedExperts, is_fused
 from psyfast.model.load.names import plain_name
 from psyfast.model.load.tensors import SafetensorsFiles
 from tests.family_models import make_case
@@ -43,7 +43,7 @@ def test_a_published_configuration_is_what_transformers_makes_of_it(name):
     if tied:
         del tensors["lm_head.weight"]
     files = Shapes(tensors)
-    check_tensors(FusedExperts(files) if any(map(FUSED.fullmatch, files.shapes)) else files, traits, name)
+    check_tensors(FusedExperts(files) if any(map(is_fused, files.shapes)) else files, traits, name)
 
     text = model.config.get_text_config()
     types = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from gguf_files import write_vocabulary
 from hypothesis import HealthCheck, given, settings
@@ -64,15 +65,31 @@ IDS = {"bos_token_id": place("<s>"), "eos_token_id": place("</s>")}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("pre", [pre for pre in SPLITS if pre != "qwen35"])
+@pytest.mark.parametrize("pre", [pre for pre in SPLITS if pre not in ("qwen35", "gpt-4o")])
 def test_every_known_kind_is_what_transformers_makes_of_it(tmp_path, architecture, pre):
     path = tiny(tmp_path / "x.gguf", architecture=architecture, pre=pre, **IDS)
     # transformers refuses the first of each; the text is cut alike
-    known = {"smollm3": "llama", "qwen35": "qwen2"}.get(architecture, architecture)
+    known = {"smollm3": "llama", "qwen35": "qwen2", "gpt-oss": "llama"}.get(architecture, architecture)
     same = tiny(tmp_path / "same.gguf", architecture=known, pre=pre, **IDS)
     ours, theirs = Tokenizer(gguf_tokenizer(path)), by_transformers(same)
     assert (ours.sha256, ours.bos) == (theirs.sha256, theirs.bos)
     assert [ours.encode(text).ids.tolist() for text in CORPUS] == [theirs.encode(text).ids.tolist() for text in CORPUS]
+
+
+def test_gpt_oss_text_is_cut_as_tiktoken_cuts_it(tmp_path, monkeypatch):
+    import regex
+    from tiktoken_ext import openai_public
+
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+    pattern = regex.compile(openai_public.o200k_base()["pat_str"])
+    path = tiny(tmp_path / "x.gguf", architecture="gpt-oss", pre="gpt-4o")
+    cut = gguf_tokenizer(path).backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    rng = np.random.default_rng()
+    letters = [*"aAzZßǅ日1٣½ \u0301\n\r\t/'!-", "'s", "'LL", "\u00a0", "ʰ", "🙂"]
+    random = ["".join(rng.choice(letters, 200)) for _ in range(50)]
+    for text in [*CORPUS, *random]:
+        places = [(found.start(), found.end()) for found in pattern.finditer(text)]
+        assert [place for _, place in cut(text)] == places, text
 
 
 def test_qwen35_is_transformers_own_tokenizer(tmp_path):

@@ -148,8 +148,8 @@ class Assembler:
         biases: dict[str, Tensor] = {}
         if traits.biases:
             of = {part: self.vector(name) for part, name in expert_bias_names(layer).items()}
-            gate_first = torch.cat([of["gate_up"][:, 0::2], of["gate_up"][:, 1::2]], dim=1)
-            biases = {"router_bias": of["router"], "gate_up_bias": gate_first, "down_bias": of["down"]}
+            gate_up = torch.cat([of["gate"], of["up"]], dim=1)
+            biases = {"router_bias": of["router"], "gate_up_bias": gate_up, "down_bias": of["down"]}
         return ExpertsWeights(
             norm=norm,
             router=self.matrix(router_name(layer)),

@@ -94,7 +94,7 @@ def _experts_shapes(traits: Traits, layer: str) -> Shapes:
     X, D, F = traits.experts.num_experts, traits.hidden_size, traits.experts.intermediate_size
     shapes: Shapes = {router_name(layer): (X, D)}
     if traits.experts.biases:
-        of_bias = {"router": (X,), "gate_up": (X, 2 * F), "down": (X, D)}
+        of_bias = {"router": (X,), "gate": (X, F), "up": (X, F), "down": (X, D)}
         shapes |= {name: of_bias[part] for part, name in expert_bias_names(layer).items()}
     of_part = {"gate": (F, D), "up": (F, D), "down": (D, F)}
     for expert in range(X):

@@ -1,7 +1,8 @@
 """Experts that are stored in one tensor a layer (gpt-oss), as an expert's matrices under the names of other families.
 
 Stored: gate_up_proj [X, D, 2F], gate and up columns in turn, and down_proj [X, F, D]: what is multiplied from the
-right. Read: of each expert gate_proj and up_proj [F, D] and down_proj [D, F].
+right; and gate_up_proj_bias [X, 2F]. Read: of each expert gate_proj and up_proj [F, D] and down_proj [D, F]; and
+gate_proj_bias and up_proj_bias [X, F].
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import ModelError
-from psyfast.model.load.names import expert_names
-from psyfast.model.load.tensors import SafetensorsFiles, whole
+from psyfast.model.load.names import expert_bias_names, expert_names
+from psyfast.model.load.tensors import TensorFiles, whole
 
-FUSED = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.(gate_up|down)_proj")
+_MATRICES = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.(gate_up|down)_proj")
+_BIASES = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.gate_up_proj_bias")
 MAX_KEPT = 4
 """Experts' blocks that are kept: both halves are made of one, and several threads read."""
 
 
-def refuse_fused(files: SafetensorsFiles, where: str) -> None:
+def refuse_fused(files: TensorFiles, where: str) -> None:
     """ModelError where a family that is published with a matrix an expert has all in one tensor: in which order is not said."""
-    fused = next((name for name in files.shapes if FUSED.fullmatch(name.removesuffix(".weight"))), None)
+    fused = next((name for name in files.shapes if is_fused(name.removesuffix(".weight"))), None)
     if fused is not None:
         raise ModelError(
-            f"{where}: tensor '{files.stored_name(fused)}' {list(files.shapes[fused])} holds all of a layer's experts, expected a matrix of each "
-            "(mlp.experts.0.down_proj.weight …); save the model again with transformers' save_pretrained"
+            f"{where}: tensor '{files.stored_name(fused)}' {list(files.shapes[fused])} holds all of a layer's experts, "
+            "expected a matrix of each (mlp.experts.0.down_proj.weight …); save the model again with transformers' "
+            "save_pretrained"
         )
 
 
@@ -46,7 +49,7 @@ class Part(NamedTuple):
 
 def parts_of(stored: str, num_experts: int) -> dict[str, Part]:
     """The matrices in a fused tensor, by their names; empty where a tensor is none."""
-    found = FUSED.fullmatch(stored)
+    found = _MATRICES.fullmatch(stored)
     if found is None:
         return {}
     named = {}
@@ -59,16 +62,27 @@ def parts_of(stored: str, num_experts: int) -> dict[str, Part]:
     return named
 
 
+def is_fused(name: str) -> bool:
+    """Whether a tensor holds what FusedExperts takes apart."""
+    return _MATRICES.fullmatch(name) is not None or _BIASES.fullmatch(name) is not None
+
+
 class FusedExperts:
     """Files with fused experts, under the interface of files that have a matrix an expert."""
 
-    def __init__(self, files: SafetensorsFiles) -> None:
+    def __init__(self, files: TensorFiles) -> None:
         self._files = files
         self.files: tuple[Path, ...] = files.files
         self._parts: dict[str, Part] = {}
+        self._biases: dict[str, tuple[str, int]] = {}
         shapes: dict[str, tuple[int, ...]] = dict(files.shapes)
         for stored, shape in files.shapes.items():
-            if not FUSED.fullmatch(stored):
+            if bias := _BIASES.fullmatch(stored):
+                names = expert_bias_names(bias[1])
+                self._biases |= {names["gate"]: (stored, 0), names["up"]: (stored, 1)}
+                shapes |= dict.fromkeys((names["gate"], names["up"]), (*shape[:-1], shape[-1] // 2))
+                del shapes[stored]
+            if not _MATRICES.fullmatch(stored):
                 continue
             if len(shape) != 3 or (".gate_up_proj" in stored and shape[2] % 2):
                 raise ModelError(
@@ -89,7 +103,9 @@ class FusedExperts:
 
     def dtype(self, name: str) -> torch.dtype:
         """As stored."""
-        return self._files.dtype(self._parts[name].stored if name in self._parts else name)
+        if name in self._parts:
+            return self._files.dtype(self._parts[name].stored)
+        return self._files.dtype(self._biases[name][0] if name in self._biases else name)
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
@@ -98,6 +114,12 @@ class FusedExperts:
     def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
         """Rows from first_row on."""
         part = self._parts.get(name)
+        if name in self._biases:
+            stored, first = self._biases[name]
+            both = torch.empty(len(out), 2 * out.shape[1], dtype=self._files.dtype(stored))
+            self._files.read_into(stored, both, first_row)
+            out.copy_(both[:, first::2])
+            return
         if part is None:
             self._files.read_into(name, out, first_row)
             return
@@ -121,7 +143,7 @@ class FusedExperts:
 
     def gather(self, name: str, rows_N: Tensor) -> Tensor:
         """Some rows of a matrix that is no expert's."""
-        assert name not in self._parts
+        assert name not in self._parts and name not in self._biases
         return self._files.gather(name, rows_N)
 
     def stored_as(self) -> tuple[str, ...]:

@@ -57,6 +57,11 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
     if scaling == "linear":
         factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
+    elif scaling == "yarn" and family.sinks:  # of gpt-oss it is known how its ends are rounded: not at all
+        original = metadata.get(f"{architecture}.rope.scaling.original_context_length")
+        factor = metadata.get(f"{architecture}.rope.scaling.factor")
+        yarn = {"rope_type": "yarn", "factor": factor, "truncate": False}
+        config["rope_scaling"] = yarn | {"original_max_position_embeddings": original}
     elif scaling != "none":
         raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
     if "query_pre_attn_scalar" in family.honours:

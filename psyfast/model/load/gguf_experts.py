@@ -1,6 +1,7 @@
 """Experts as GGUF files have them: every expert's projection of one kind in one tensor, and what llama.cpp knows of a router.
 
     blk.N.ffn_gate_exps, ffn_up_exps [X, F, D]     blk.N.ffn_down_exps [X, D, F]     blk.N.ffn_gate_inp [X, D]
+    and of gpt-oss their biases, and blk.N.attn_sinks [H]
 
 An expert's matrix is a run of whole rows in the file, so that it is read like any other.
 """
@@ -27,16 +28,30 @@ KEYS = {
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_weights_norm": "norm_topk_prob",
 }
-_NORMALISED = {"llama": True, "qwen3moe": True, "olmoe": False}
+_NORMALISED = {"llama": True, "qwen3moe": True, "olmoe": False, "gpt-oss": True}
 """Whether llama.cpp makes a token's weights sum to one, where a file does not say it."""
+_OF_THE_CHOSEN = 3
+"""The router's softmax is over a token's experts alone, which is to make their weights sum to one."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "expert_gating_func": (0, 1),  # not said, and a softmax
+    "expert_gating_func": (0, 1, _OF_THE_CHOSEN),  # not said, and a softmax
     "expert_weights_scale": (0, 1),
     "expert_group_count": (0, 1),
     "expert_shared_count": (0,),
 }
 """Keys of other routers, and the values that change nothing."""
+_VECTORS = {
+    r"attn_sinks\.weight": "self_attn.sinks",
+    **{rf"ffn_{part}_exps\.bias": f"mlp.experts.{part}_proj_bias" for part in ("gate", "up", "down")},
+}
 _TOGETHER = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
+
+
+def vector_name(name: str) -> str | None:
+    """The Hugging Face name of a layer's sinks, and of the biases of all its experts; None for any other tensor."""
+    for theirs, ours in _VECTORS.items():
+        if found := re.fullmatch(rf"blk\.(\d+)\.{theirs}", name):
+            return f"model.layers.{found[1]}.{ours}"
+    return None
 
 
 def has_experts(metadata: Mapping[str, Any]) -> bool:
@@ -53,6 +68,8 @@ def experts_config(metadata: Config, family: Family, where: str) -> dict[str, An
     said = {ours: metadata.get(f"{architecture}.{theirs}") for theirs, ours in KEYS.items()}
     config: dict[str, Any] = {"norm_topk_prob": _NORMALISED[architecture]}
     config |= {key: value for key, value in said.items() if value is not None}
+    if metadata.get(f"{architecture}.expert_gating_func") == _OF_THE_CHOSEN:
+        config["norm_topk_prob"] = True
     if "moe_intermediate_size" not in config and config.get("num_experts_per_tok"):
         width = positive_at(metadata, f"{architecture}.feed_forward_length", where)
         config["moe_intermediate_size"] = width // positive_at(config, "num_experts_per_tok", where)

@@ -16,13 +16,18 @@ from psyfast.model.load.gguf_header import GgufHeader
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen35", "smollm3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "qwen35", "smollm3", "gpt-oss")
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _LLAMA_3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN_2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN_3_5 = (
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_CONTRACTIONS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 SPLITS = {
@@ -33,6 +38,7 @@ SPLITS = {
     "llama-v3": _LLAMA_3,
     "qwen2": _QWEN_2,
     "qwen35": _QWEN_3_5,
+    "gpt-4o": _O200K,
 }
 """How text is cut before merging, by `tokenizer.ggml.pre`; None: as GPT-2 does.
 

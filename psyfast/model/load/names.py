@@ -103,9 +103,9 @@ def router_name(layer: str) -> str:
 
 
 def expert_bias_names(layer: str) -> dict[str, str]:
-    """Biases of the router and of all experts, where they have some: gate and up in turn, and down."""
-    parts = {"router": "gate.bias", "gate_up": "experts.gate_up_proj_bias", "down": "experts.down_proj_bias"}
-    return {part: f"{layer}mlp.{name}" for part, name in parts.items()}
+    """Biases of the router, and of all experts' projections of a kind, where they have some."""
+    of_experts = {part: f"{layer}mlp.experts.{part}_proj_bias" for part in ("gate", "up", "down")}
+    return {"router": f"{layer}mlp.gate.bias", **of_experts}
 
 
 def sinks_name(layer: str) -> str:

@@ -196,7 +196,7 @@ class GgufFile:
         family = family_in(self.metadata) or FAMILIES[0]
         self._pairs, norms = family.gguf_pairs, NORM_NAMES[family.norms]
         self._delta = gguf_delta.TiledHeads.of(self.metadata, str(architecture)) if family.delta else None
-        if family.delta:  # what stands between attention and MLP is called by its place there
+        if family.delta or family.sinks:  # what stands between attention and MLP is called by its place there
             norms = norms._replace(attn_out=norms.mlp_in, mlp_in=None)
         num_layers = decoder_layers(self.metadata, str(path))
         self._tensors: dict[str, GgufTensor] = {}
@@ -315,6 +315,8 @@ def _block_of(name: str) -> int:
 def _hf_name(name: str, norms: NormNames, path: Path) -> str:
     if name in _GGUF_NAMES:
         return _GGUF_NAMES[name]
+    if of_experts := gguf_experts.vector_name(name):
+        return of_experts
     if vector := re.fullmatch(r"blk\.(\d+)\.(ssm_a|ssm_dt\.bias)", name):
         return f"model.layers.{vector[1]}.{gguf_delta.VECTOR_NAMES[vector[2]]}"
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
