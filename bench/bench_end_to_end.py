@@ -43,11 +43,11 @@ GROWN_LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 def main() -> None:
     args = parse()
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    contenders = chosen(args)
     args.work.mkdir(parents=True, exist_ok=True)
     model = bf16_folder(args.model, args.work)
     if args.shape:
         model = random_folder(args.shape, model, args.work)
+    contenders = chosen(args, has_experts=traits_of(model).experts is not None)
     transcripts, described = read_transcripts(args.data, args.limit, args.work)
     cases = make_cases(args, model, transcripts)
     traits = traits_of(model)
@@ -106,8 +106,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(args: argparse.Namespace) -> list[Contender]:
-    """The contenders asked for; all that are installed where none were."""
+def chosen(args: argparse.Namespace, *, has_experts: bool) -> list[Contender]:
+    """The contenders asked for; all that are installed, and differ on the model, where none were."""
     missing = [name for name in args.contenders or () if not BY_NAME[name].is_installed(args.peers)]
     if missing:
         raise SystemExit(
@@ -115,10 +115,11 @@ def chosen(args: argparse.Namespace) -> list[Contender]:
         )
     if args.contenders:
         return [BY_NAME[name] for name in args.contenders]
-    left_out = [contender.name for contender in CONTENDERS if not contender.is_installed(args.peers)]
+    taking_part = [contender for contender in CONTENDERS if has_experts or not contender.for_experts]
+    left_out = [contender.name for contender in taking_part if not contender.is_installed(args.peers)]
     if left_out:
         print(f"not installed, left out: {', '.join(left_out)} (make bench-peers)", file=sys.stderr)
-    return [contender for contender in CONTENDERS if contender.is_installed(args.peers)]
+    return [contender for contender in taking_part if contender.is_installed(args.peers)]
 
 
 def make_cases(args: argparse.Namespace, model: Path, transcripts: list) -> list[Case]:

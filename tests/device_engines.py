@@ -15,6 +15,7 @@ from tests.test_bits import scores_of
 CPU = torch.device("cpu")
 CASES = ("gemma2, soft caps, heads of 80", "qwen3, biases, windows, yarn")
 """Of tests.family_cases: windows, both soft caps, norms around, unit offsets; norms of q and k, biases, yarn."""
+EXPERTS = "qwen3 moe, normalised, rows of whole blocks"
 HEADS = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
 """Of a tiny Llama whose head size the kernels have."""
 

@@ -25,6 +25,8 @@ def folders(tmp_path_factory):
         "llama": make_llama(root / "llama"),
         "olmo": make_case(root / "olmo", OLMO),
         "qwen3.5": make_case(root / "qwen3.5", HYBRID),
+        "experts": make_case(root / "experts", EXPERTS),
+        "shares": make_case(root / "shares", SHARES),
     }
 
 
@@ -32,17 +34,19 @@ OLMO = "olmo3, tied, grouped heads of 96, biases"
 """Norms after alone (attn_in and mlp have none) and of all heads together."""
 HYBRID = "qwen3.5, tied, delta rule last, wide filter"
 """The delta rule in most layers, and a gate of what attention gives."""
+EXPERTS, SHARES = "qwen3 moe, tied, MLPs between, yarn, biases", "qwen3 moe, heads of 80, shares of all"
+"""Eight of 70 experts whose weights sum to one, in two layers of six; three of nine, whose weights are shares of all."""
 
 
 @pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("case", ["llama", "olmo", "qwen3.5", *CASES])
+@pytest.mark.parametrize("case", ["llama", "olmo", "qwen3.5", "experts", "shares", *CASES])
 def test_scores_are_the_references(folders, case, lane):
     engine = engine_over(folders[case], PlainKernels(), lane)
     assert_as_reference(scores_of(engine, corpus()), folders[case], corpus(), lane)
 
 
 @pytest.mark.parametrize("off", ["share", "sparse", "packing"])
-@pytest.mark.parametrize("case", ["llama", "qwen3.5", *CASES])
+@pytest.mark.parametrize("case", ["llama", "qwen3.5", "experts", *CASES])
 def test_an_optimisation_switched_off_changes_nothing(folders, case, off):
     requests, engine = corpus(), engine_over(folders[case], PlainKernels(), Lane.FP32, sparse=off != "sparse")
     if off == "packing":
@@ -58,7 +62,7 @@ def test_the_shape_of_tiles_changes_nothing(folders, shape):
     assert_as_reference(scores_of(engine, corpus()), folders["llama"], corpus(), Lane.FP32)
 
 
-@pytest.mark.parametrize("case", ["llama", "qwen3.5", *CASES])
+@pytest.mark.parametrize("case", ["llama", "qwen3.5", "experts", "shares", *CASES])
 def test_chunks_of_rows_change_nothing(folders, case, monkeypatch):
     monkeypatch.setattr(products, "TEMPORARY_BYTES", 1)
     monkeypatch.setattr(products, "MIN_ROWS_A_CHUNK", 50)
@@ -96,6 +100,17 @@ def test_the_last_layer_asks_for_the_wanted_queries_alone(folders):
     assert kernels.rows["heads"] == [(tokens, 6, 2), (tokens, 6, 2), (tokens, 0, 2), (wanted, 6, 0)]
     assert kernels.rows["gated"] == [tokens, tokens, wanted]
     assert kernels.rows["linear_nll"] == [len(batch.rows_N)]
+
+
+def test_a_token_meets_the_experts_that_it_uses_and_no_other(folders):
+    """Three of nine in each of four layers; in the last one, of the rows that are wanted."""
+    kernels = Counting()
+    engine = engine_over(folders["shares"], kernels, Lane.FP32)
+    batch = plan_batch(corpus()).batch
+    engine.run(batch)
+    tokens, wanted = len(batch.token_ids_T), len(np.unique(batch.rows_N))
+    assert sum(kernels.rows["gated"]) == 3 * (3 * tokens + wanted)
+    assert len(kernels.rows["gated"]) <= 4 * 9
 
 
 @pytest.mark.parametrize("case", ["llama", CASES[0]])

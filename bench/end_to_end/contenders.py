@@ -14,7 +14,10 @@ PLAIN = ("plain", "lengths")
 
 @dataclass(frozen=True)
 class Contender:
-    """worker: the script's stem. peer: the virtual environment it runs in; None is this one. kinds: of cases it takes."""
+    """worker: the script's stem. peer: the virtual environment it runs in; None is this one. kinds: of cases it takes.
+
+    for_experts: differs from another contender in how it computes experts, and is left out where a model has none.
+    """
 
     name: str
     worker: str
@@ -23,6 +26,7 @@ class Contender:
     settings: dict[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = PLAIN
     needs_gguf: bool = False
+    for_experts: bool = False
 
     def python(self, peers: Path) -> Path:
         """Its interpreter."""
@@ -42,6 +46,16 @@ CONTENDERS = (
     Contender("transformers-bf16-kept", "transformers", "bf16", settings={"keep": "responses"}),
     Contender("transformers-fp32", "transformers", "fp32", settings={"keep": "all"}),
     Contender("transformers-fp32-kept", "transformers", "fp32", settings={"keep": "responses"}),
+    *(
+        Contender(
+            f"transformers-{lane}-kept-eager",
+            "transformers",
+            lane,
+            settings={"keep": "responses", "experts": "eager"},
+            for_experts=True,
+        )
+        for lane in ("bf16", "fp32")
+    ),
     Contender("vllm-bf16", "vllm", "bf16", peer="vllm", settings={"chunk": 4096}),
     Contender("openvino-bf16", "openvino", "bf16", peer="openvino"),
     Contender("llama.cpp-bf16", "llama_cpp", "bf16", peer="llama_cpp", needs_gguf=True),

@@ -15,9 +15,10 @@ from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.locate import Located, locate
 from psyfast.model.load.model import open_model
-from psyfast.model.traits import DeltaTraits, LayerKind, RopeTraits, Traits
+from psyfast.model.traits import DeltaTraits, ExpertTraits, LayerKind, RopeTraits, Traits
 
 _QWEN_ROPE = RopeTraits(base=1e7, rotated_share=0.25)
+_OLMOE_ROPE = RopeTraits(base=1e4)
 SHAPES = {
     "qwen3-0.6b": Traits(
         family="LlamaForCausalLM",
@@ -52,6 +53,23 @@ SHAPES = {
         tied_head=True,
         output_gate=True,
         delta=DeltaTraits(num_key_heads=16, num_value_heads=16, key_dim=128, value_dim=128, conv_width=4),
+    ),
+    "olmoe-3-layers": Traits(
+        family="OlmoeForCausalLM",
+        num_layers=3,
+        hidden_size=2048,
+        intermediate_size=1024,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=128,
+        vocab_size=50_304,
+        max_positions=8192,
+        norm_eps=1e-5,
+        rope=_OLMOE_ROPE,
+        kinds=(LayerKind(_OLMOE_ROPE, mlp="experts"),),
+        kind_of_layer=(0,) * 3,
+        qk_norm="projection",
+        experts=ExpertTraits(num_experts=64, num_used=8, intermediate_size=1024, normalised=False),
     ),
 }
 """Shapes to fill with random weights."""
@@ -122,8 +140,15 @@ def _random(name: str, noise: torch.Tensor, traits: Traits) -> torch.Tensor:
 
 
 def config_of(traits: Traits) -> dict[str, Any]:
-    """config.json of a model of the Llama or Qwen3.5 family without scaling of its rotary frequencies."""
+    """config.json of a model of the Llama, OLMoE or Qwen3.5 family without scaling of its rotary frequencies."""
     config = _plain_config(traits)
+    if traits.experts is not None:
+        return config | {
+            "model_type": "olmoe",
+            "num_experts": traits.experts.num_experts,
+            "num_experts_per_tok": traits.experts.num_used,
+            "norm_topk_prob": traits.experts.normalised,
+        }
     if traits.delta is None:
         return config
     types = {"delta_rule": "linear_attention", "attention": "full_attention"}

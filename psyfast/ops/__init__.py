@@ -1,1 +1,1 @@
-"""The five operators, their records, and the registry of backends."""
+"""The seven operators, their records, and the registry of backends."""

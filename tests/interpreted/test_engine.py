@@ -7,6 +7,7 @@ from psyfast.ops.gpu.triton_kernels import TritonKernels
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import describe, resolve
 from tests.device_engines import (
+    EXPERTS,
     HEADS,
     assert_as_reference,
     check_engine,
@@ -29,6 +30,12 @@ def test_a_tiny_llama(tmp_path):
 
 def test_a_tiny_qwen3_5(tmp_path):
     folder = make_case(tmp_path / "model", "qwen3.5, tied, delta rule last, wide filter")
+    got = scores_of(engine_over(folder, TritonKernels(), Lane.FP32), small_corpus())
+    assert_as_reference(got, folder, small_corpus(), Lane.FP32)
+
+
+def test_a_tiny_qwen3_moe(tmp_path):
+    folder = make_case(tmp_path / "model", EXPERTS, num_hidden_layers=2, head_dim=64)
     got = scores_of(engine_over(folder, TritonKernels(), Lane.FP32), small_corpus())
     assert_as_reference(got, folder, small_corpus(), Lane.FP32)
 

@@ -5,7 +5,15 @@ from cuda_builds import emulated_module
 
 from psyfast.ops.gpu.cuda_kernels import CudaKernels
 from psyfast.ops.records import Lane
-from tests.device_engines import CASES, HEADS, assert_as_reference, check_engine, check_real_transcript, engine_over
+from tests.device_engines import (
+    CASES,
+    EXPERTS,
+    HEADS,
+    assert_as_reference,
+    check_engine,
+    check_real_transcript,
+    engine_over,
+)
 from tests.family_models import make_case
 from tests.test_bits import corpus, scores_of
 from tests.tiny import make_llama
@@ -22,6 +30,10 @@ def test_a_tiny_llama(tmp_path, kernels):
 
 def test_a_tiny_qwen3_5(tmp_path, kernels):
     check_engine(make_case(tmp_path / "model", "qwen3.5, tied, delta rule last, wide filter"), kernels)
+
+
+def test_a_tiny_qwen3_moe(tmp_path, kernels):
+    check_engine(make_case(tmp_path / "model", EXPERTS, num_hidden_layers=2, head_dim=64), kernels)
 
 
 @pytest.mark.parametrize("lane", list(Lane))

@@ -1,7 +1,7 @@
 """transformers, a transcript at a time, logits and log-softmax in the model's own type as the study's scripts do.
 
 settings: keep="all" makes the logits of every row, keep="responses" only of those that predict a response's token
-(`logits_to_keep` with their indices).
+(`logits_to_keep` with their indices). experts: how experts are computed, where not as transformers chooses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def load(job: Job) -> Scorer:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(job["threads"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=DTYPES[job["lane"]]).eval()
+    experts = {"experts_implementation": job["settings"]["experts"]} if "experts" in job["settings"] else {}
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=DTYPES[job["lane"]], **experts).eval()
     keep_all = job["settings"]["keep"] == "all"
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What a GPU backend brings: its kernels. Everything else about the six operators is the same for all backends.
+"""What a GPU backend brings: its kernels. Everything else about the seven operators is the same for all backends.
 
 Letters: T tokens, N scored rows, D hidden, H query heads, K kv heads (or option columns), E head dimension, F
 feed-forward width, V vocabulary, P pages, R rotated pairs. All tensors are contiguous and on the backend's device; they were checked before

@@ -18,6 +18,7 @@ from psyfast.ops.records import (
     AttentionParams,
     AttnInWeights,
     AttnOutWeights,
+    ExpertsWeights,
     HeadWeights,
     Lane,
     LayerWeights,
@@ -119,6 +120,60 @@ def test_weights_that_do_not_fit_are_refused(operators, message):
     with pytest.raises(BackendError) as raised:
         operators.prepare_layer(layer(**PREPARED[message]))
     assert message in str(raised.value)
+
+
+X = 3
+
+
+def experts_layer(**changes):
+    generator = torch.Generator().manual_seed(1)
+    matrices = [torch.randn(X, *shape, generator=generator) for shape in ((D,), (2 * F, D), (D, F))]
+    router, gate_up, down = matrices
+    weights = ExpertsWeights(Norm(torch.ones(D), 1e-5), router, tuple(gate_up), tuple(down), 2, True)
+    return replace(layer(), mlp=None, experts=replace(weights, **changes))
+
+
+EXPERTS = {
+    "router has shape [3, 23], expected [3, 24]": {"router": torch.zeros(X, D - 1)},
+    "experts have 3 and 3 projections, expected 4, the router's rows": {"router": torch.zeros(X + 1, D)},
+    "experts have 2 and 3 projections, expected 3": {"gate_up_proj": (torch.zeros(2 * F, D),) * 2},
+    "experts have 3 and 0 projections, expected 3": {"down_proj": ()},
+    "gate_up_proj of expert 2 has shape [40, 24], expected [80, 24]": {
+        "gate_up_proj": (torch.zeros(2 * F, D),) * 2 + (torch.zeros(F, D),)
+    },
+    "down_proj of expert 1 has shape [24, 41], expected [24, 40]": {
+        "down_proj": (torch.zeros(D, F), torch.zeros(D, F + 1), torch.zeros(D, F))
+    },
+    "a token uses 0 of 3 experts, expected 1 to 3": {"num_used": 0},
+    "a token uses 4 of 3 experts, expected 1 to 3": {"num_used": 4},
+    "activation 'relu' is not known": {"activation": "relu"},
+    "experts' norm has shape [5], expected [24]": {"norm": Norm(torch.ones(5), 1e-5)},
+    "router_bias has shape [2], expected [3]": {"router_bias": torch.zeros(2)},
+    "down_bias has shape [3, 23], expected [3, 24]": {"down_bias": torch.zeros(X, D - 1)},
+}
+
+
+@pytest.mark.parametrize("message", EXPERTS)
+def test_experts_that_do_not_fit_are_refused(operators, message):
+    operators.prepare_layer(experts_layer())
+    with pytest.raises(BackendError) as raised:
+        operators.prepare_layer(experts_layer(**EXPERTS[message]))
+    assert message in str(raised.value)
+
+
+def test_experts_refuse(operators):
+    weights = operators.prepare_layer(experts_layer()).experts
+    refused = {
+        r"x has shape \[6, 25\], expected \[\*, 24\]": torch.zeros(6, D + 1),
+        "x is torch.float64, expected torch.float32": torch.zeros(6, D).double(),
+        "x has strides": torch.zeros(D, 6).t(),
+        "x is on meta, expected cpu": torch.zeros(6, D, device="meta"),
+    }
+    for message, x_TD in refused.items():
+        with pytest.raises(BackendError, match=message):
+            operators.experts(x_TD, weights, lane=Lane.FP32)
+    with pytest.raises(BackendError, match="lane is bf16, expected fp32"):
+        operators.experts(torch.zeros(6, D), weights, lane=Lane.BF16)
 
 
 @pytest.mark.parametrize("message", MISFITS)
