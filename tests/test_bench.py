@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import open_model
 from psyfast.model.load.tokenizer import load_tokenizer
@@ -138,6 +140,26 @@ def test_a_gguf_file_of_the_same_weights(model, tmp_path, monkeypatch):
         assert written.shapes[name] == shape
         expected = original.read(name) if len(shape) == 1 else original.read(name).bfloat16().float()
         np.testing.assert_array_equal(written.read(name).float().numpy(), expected.numpy())
+
+
+def test_a_shape_of_random_weights_is_what_its_configuration_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    from end_to_end.models import SHAPES, config_of
+
+    for name, traits in SHAPES.items():
+        assert traits_from_config(config_of(traits), name) == traits
+
+
+def test_eager_experts_take_part_where_there_are_some(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    from bench_end_to_end import chosen
+
+    taking_part = [
+        {one.name for one in chosen(Namespace(contenders=None, peers=BENCH / "none"), has_experts=has)}
+        for has in (False, True)
+    ]
+    assert taking_part[1] - taking_part[0] == {f"transformers-{lane}-kept-eager" for lane in ("bf16", "fp32")}
+    assert taking_part[0] < taking_part[1]
 
 
 def test_medians_spreads_and_errors_by_hand(monkeypatch):
