@@ -2,7 +2,8 @@
 
     value[out, in] = (code − zero[group of in, out]) · scale[group of in, out]
 
-Both store a matrix transposed, [in, out]. GPTQ (Frantar et al. 2023) packs along the inputs, lowest bits first, and its zeros
+Both store a matrix transposed, [in, out]; scales and zeros are read with the columns they belong to, as all of a model's would
+be an eighth of its file in memory. GPTQ (Frantar et al. 2023) packs along the inputs, lowest bits first, and its zeros
 are stored less one in the first version of its format. AWQ (Lin et al. 2024) packs 8 outputs in the order 0 2 4 6 1 3 5 7.
 """
 
@@ -46,15 +47,13 @@ def gptq(name: str, parts: Mapping[str, RawTensor], packing: Packing) -> Quantis
     qzeros.require(("I32",), (num_groups, num_out // a_word))
     scales.require(("F16", "BF16", "F32"), (num_groups, num_out))
     shifts = np.arange(0, WORD_BITS, bits, dtype=np.uint32)
-    scale_GO = _real(scales)
-    zero_GO = torch.from_numpy(_unpacked(_words(qzeros), shifts, bits).reshape(num_groups, num_out))
-    zero_GO = zero_GO.float() + packing.zero_offset
 
     def rows(start: int, stop: int) -> Tensor:
         words = qweight.columns(start, stop, 4).view(np.uint32)
         codes = _unpacked(words, shifts, bits).transpose(1, 0, 2).reshape(stop - start, num_in)
-        scale = scale_GO[:, start:stop].T[:, group_of_in]
-        return (torch.from_numpy(codes).float() - zero_GO[:, start:stop].T[:, group_of_in]) * scale
+        zeros = _zeros(qzeros, shifts, bits, start, stop) + packing.zero_offset
+        scale = _real_columns(scales, start, stop).T[:, group_of_in]
+        return (torch.from_numpy(codes).float() - zeros.T[:, group_of_in]) * scale
 
     return QuantisedTensor(name, qweight.file, (num_out, num_in), f"gptq{bits}", torch.float32, rows, MIN_ROWS)
 
@@ -68,16 +67,14 @@ def awq(name: str, parts: Mapping[str, RawTensor], packing: Packing) -> Quantise
     qzeros.require(("I32",), (num_groups, num_out // 8))
     scales.require(("F16", "BF16", "F32"), (num_groups, num_out))
     group_of_in = torch.arange(num_in) // packing.group_size
-    scale_GO = _real(scales)
-    zero_GO = torch.from_numpy(_unpacked(_words(qzeros), _AWQ_SHIFTS, 4).reshape(num_groups, num_out)).float()
 
     def rows(start: int, stop: int) -> Tensor:
         first, last = start // 8, -(-stop // 8)
         words = qweight.columns(first, last, 4).view(np.uint32)
         codes = torch.from_numpy(_unpacked(words, _AWQ_SHIFTS, 4).reshape(num_in, (last - first) * 8))
         codes = codes[:, start - first * 8 : stop - first * 8]
-        zeros, scale = zero_GO[:, start:stop][group_of_in], scale_GO[:, start:stop][group_of_in]
-        return ((codes.float() - zeros) * scale).T
+        zeros = _zeros(qzeros, _AWQ_SHIFTS, 4, start, stop)[group_of_in]
+        return ((codes.float() - zeros) * _real_columns(scales, start, stop)[group_of_in]).T
 
     return QuantisedTensor(name, qweight.file, (num_out, num_in), "awq4", torch.float32, rows, MIN_ROWS)
 
@@ -102,16 +99,22 @@ def _groups(parts: Mapping[str, RawTensor], num_in: int, group_size: int) -> Ten
     return groups
 
 
-def _words(stored: RawTensor) -> NDArray[np.uint32]:
-    return stored.read(0, stored.num_bytes).view(np.uint32).reshape(stored.shape)
-
-
 def _unpacked(words: NDArray[np.uint32], shifts: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
     """[rows, columns, codes a word]."""
     codes: NDArray[np.uint32] = (words[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)
     return codes.astype(np.uint8)
 
 
-def _real(stored: RawTensor) -> Tensor:
+def _zeros(qzeros: RawTensor, shifts: NDArray[np.uint32], bits: int, start: int, stop: int) -> Tensor:
+    """Zeros of the outputs [start, stop), packed along them: [groups, outputs], fp32."""
+    a_word = WORD_BITS // bits
+    first, last = start // a_word, -(-stop // a_word)
+    words = qzeros.columns(first, last, 4).view(np.uint32)
+    zeros = torch.from_numpy(_unpacked(words, shifts, bits).reshape(len(words), (last - first) * a_word))
+    return zeros[:, start - first * a_word : stop - first * a_word].float()
+
+
+def _real_columns(stored: RawTensor, start: int, stop: int) -> Tensor:
+    """Columns [start, stop) in fp32."""
     dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[stored.kind]
-    return stored.whole(dtype).float()
+    return torch.from_numpy(stored.columns(start, stop, dtype.itemsize)).view(dtype).float()
