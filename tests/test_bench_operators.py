@@ -21,13 +21,14 @@ def test_every_operator_is_checked_timed_and_put_into_the_table(tmp_path):
     done = bench(*few, "--benchmark-json", path)
     assert done.returncode == 0, done.stdout
     found = [benchmark["extra_info"] for benchmark in json.loads(path.read_text())["benchmarks"]]
-    operators = ["attn_in", "attention", "attn_out", "mlp", "linear_nll"]
+    operators = ["attn_in", "attention", "attn_out", "mlp", "experts", "linear_nll"]
     assert [(info["operator"], info["backend"]) for info in found] == [
         (operator, backend) for operator in operators for backend in ("native", "torch", "reference")
     ]
     native = found[::3]
     assert all(info["share"] == info["gflop_per_s"] / info["peak_gflop_per_s"] > 0 for info in native)
     assert native[3]["gflop"] == pytest.approx(2e-9 * 20 * 3 * 576 * 1536)
+    assert native[4]["gflop"] == pytest.approx(2e-9 * 20 * 576 * (3 * 1536 + 8))
     command = [sys.executable, "bench/operators/table.py", path]
     table = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
@@ -38,7 +39,7 @@ def test_every_operator_is_checked_timed_and_put_into_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--shapes", "7B", "--shapes: '7B' is not known here; choose from 135M, 0.6B, 1B"),
+        ("--shapes", "7B", "--shapes: '7B' is not known here; choose from 135M, 0.6B, 1B, OLMoE"),
         ("--isas", "sse9", "--isas: 'sse9' is not known here; choose from portable"),
         ("--tokens", "0", "--tokens: '0' is not known here; choose from positive whole numbers"),
     ],

@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from psyfast.engine import allocate_pages
 from psyfast.model.traits import RopeTraits, Traits
-from psyfast.ops import cpu, cpu_attention, cpu_linear, reference, reference_head
+from psyfast.ops import cpu, cpu_attention, cpu_experts, cpu_linear, reference, reference_experts, reference_head
 from psyfast.ops.records import (
     AttentionParams,
     AttnInWeights,
     AttnOutWeights,
+    ExpertsWeights,
     HeadWeights,
     Lane,
     MlpWeights,
@@ -58,7 +59,7 @@ def distance(got: Tensor, want: Tensor) -> float:
 
 
 class Problem:
-    """What the five have in common: sizes, weights' norm, rows and their pages."""
+    """What all have in common: sizes, weights' norm, rows and their pages."""
 
     name: str
     flop: float
@@ -237,6 +238,57 @@ class Mlp(Problem):
         return distance(got[self.rows] - before, want - before)
 
 
+class Experts(Problem):
+    """Norm, router, the experts that each token uses, their weighted sum, residual."""
+
+    name = "experts"
+
+    def __init__(self, shape: Shape, lane: Lane, num_tokens: int) -> None:
+        super().__init__(shape, lane, num_tokens)
+        self.flop = 2.0 * num_tokens * shape.D * (3 * shape.F + shape.X)
+        width = shape.F // shape.U
+        self.weights = ExpertsWeights(
+            self.norm,
+            matrix(shape.X, shape.D, lane),
+            tuple(matrix(2 * width, shape.D, lane) for _ in range(shape.X)),
+            tuple(matrix(shape.D, width, lane) for _ in range(shape.X)),
+            shape.U,
+            normalised=True,
+        )
+        self.packed = cpu_experts.prepare_experts(self.weights, lane)
+
+    def native(self, isa: str) -> Call:
+        x = self.x_TD.clone()
+        return lambda: cpu_experts.experts(x, self.packed, lane=self.lane, isa=isa)
+
+    def reference(self) -> Call:
+        x = self.x_TD.clone()
+        return lambda: reference_experts.experts(x, self.weights, lane=self.lane)
+
+    def torch(self) -> Call:
+        x = self.x_TD.to(DTYPE[self.lane])
+
+        def call() -> object:
+            h, out = self.torch_norm(x), torch.zeros_like(x)
+            weight, chosen = functional.linear(h, self.weights.router).softmax(-1).topk(self.shape.U)
+            weight /= weight.sum(-1, keepdim=True)
+            for expert in range(self.shape.X):
+                token, place = (chosen == expert).nonzero(as_tuple=True)
+                gate, up = functional.linear(h[token], self.weights.gate_up_proj[expert]).chunk(2, -1)
+                y = functional.linear(functional.silu(gate).mul_(up), self.weights.down_proj[expert])
+                out.index_add_(0, token, y * weight[token, place, None])
+            return x.add_(out)
+
+        return call
+
+    def error(self, isa: str) -> float:
+        before, got = self.x_TD[self.rows], self.x_TD.clone()
+        want = before.clone()
+        cpu_experts.experts(got, self.packed, lane=self.lane, isa=isa)
+        reference_experts.experts(want, self.weights, lane=self.lane)
+        return distance(got[self.rows] - before, want - before)
+
+
 class LinearNll(Problem):
     """Final norm, LM head and log-softmax of a quarter of the rows, 2,000 at most."""
 
@@ -271,4 +323,4 @@ class LinearNll(Problem):
         return distance(got, want)
 
 
-PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (AttnIn, Attention, AttnOut, Mlp, LinearNll)}
+PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (AttnIn, Attention, AttnOut, Mlp, Experts, LinearNll)}
