@@ -27,8 +27,7 @@ from psyfast.data.transcripts import TranscriptReader
 from psyfast.engine import Engine, model_shape, run_together
 from psyfast.errors import RunInterruptedError, UsageError
 from psyfast.model.load.locate import Located
-from psyfast.model.load.model import LoadedModel, file_hashes, load_together, num_heads_of, open_model
-from psyfast.model.load.shared import kept_bytes
+from psyfast.model.load.model import LoadedModel, file_hashes, load_together, open_model
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import LinearNll, Operators
@@ -40,7 +39,7 @@ from psyfast.plan.pages import PAGE_SLOTS
 from psyfast.plan.records import Plan, Request
 from psyfast.plan.windows import Window, windows
 from psyfast.preparation import Work, prepared
-from psyfast.process_memory import planned_memory
+from psyfast.process_memory import planned_memory, taken_together
 from psyfast.report.progress import Meter, OnProgress, WindowSize
 from psyfast.rows import EntryScores
 from psyfast.stopwatch import Stopwatch
@@ -122,6 +121,7 @@ class ModelRun:
     def plan_memory(self, recorded: Mapping[str, Any] | None, together: Sequence[Located]) -> MemoryPlan:
         """What the weights and a window may take, now that the tokenizer is loaded and the data are known."""
         traits, files = open_model(self.located)
+        base = open_model(replace(self.located, adapter=None))[1]
         window_slots = self.config.window_slots
         if window_slots is None and recorded is not None:
             window_slots = int(recorded["window_slots"])
@@ -133,9 +133,9 @@ class ModelRun:
             files,
             slots=slots,
             window_slots=window_slots,
-            num_together=len(together),
-            num_heads=num_heads_of(together),
-            kept_bytes=self._kept_bytes(together),
+            together=taken_together(
+                together, traits, self.operators, base.shapes, lambda name: base.dtype(name).itemsize
+            ),
         )
         log.info(
             "%s: weights %s, windows of %d tokens, planned to take %s of %s",
@@ -146,12 +146,6 @@ class ModelRun:
             in_gb(plan.limit_bytes),
         )
         return plan
-
-    def _kept_bytes(self, together: Sequence[Located]) -> int:
-        """Of the base's values that adapters share while they are loaded into this process's memory."""
-        if len(together) == 1 or self.operators.device.type == "cuda":
-            return 0
-        return kept_bytes(open_model(replace(self.located, adapter=None))[1])
 
     def _slots_of_longest(self, traits: Traits) -> int:
         """Page slots of the largest text of the transcript with the most characters."""

@@ -7,7 +7,7 @@ Every backend's operators take and return these; DESIGN's table of the five oper
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
@@ -189,6 +189,9 @@ class LayerWeights:
     delta_rule: DeltaRuleWeights | None = None
 
 
+NOTHING_READY: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class PreparedLayer:
     """A layer's weights in the form that a backend's operators take: as they are, or packed."""
@@ -200,19 +203,16 @@ class PreparedLayer:
     delta_rule: Any = None
 
     @classmethod
-    def as_loaded(cls, layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
+    def as_loaded(
+        cls, layer: LayerWeights, num_threads: int | None = None, ready: Mapping[str, Any] = NOTHING_READY
+    ) -> PreparedLayer:
         """The weights as they are, all in memory, for a backend that takes them so (num_threads: there is no work)."""
-        return cls(
-            attn_in=None if layer.attn_in is None else _in_memory(layer.attn_in),
-            attention=layer.attention,
-            attn_out=_in_memory(
-                layer.attn_out
-                if layer.attn_out.gate is None
-                else replace(layer.attn_out, gate=_in_memory(layer.attn_out.gate))
-            ),
-            mlp=_in_memory(layer.mlp),
-            delta_rule=None if layer.delta_rule is None else _in_memory(layer.delta_rule),
-        )
+
+        def part(name: str) -> Any:
+            weights = getattr(layer, name)
+            return ready.get(name) if weights is None or name in ready else _in_memory(weights)
+
+        return cls(part("attn_in"), layer.attention, part("attn_out"), part("mlp"), part("delta_rule"))
 
 
 _Record = TypeVar("_Record", AttnInWeights, OutputGate, AttnOutWeights, MlpWeights, DeltaRuleWeights)
@@ -220,12 +220,14 @@ _Record = TypeVar("_Record", AttnInWeights, OutputGate, AttnOutWeights, MlpWeigh
 
 def _in_memory(record: _Record) -> _Record:
     """The record with its deferred matrices read."""
-    deferred: dict[str, Any] = {
-        part.name: in_memory(value)
-        for part in fields(record)
-        if isinstance(value := getattr(record, part.name), DeferredMatrix)
-    }
-    return replace(record, **deferred)
+    read: dict[str, Any] = {}
+    for part in fields(record):
+        value = getattr(record, part.name)
+        if isinstance(value, DeferredMatrix):
+            read[part.name] = in_memory(value)
+        elif isinstance(value, OutputGate):
+            read[part.name] = _in_memory(value)
+    return replace(record, **read)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,17 @@ THREAD_BYTES = 8_000_000
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What a model takes, in bytes: a prepared layer, the prepared head, what is read at a time, a slot of a window."""
+    """What a model takes, in bytes: a prepared layer (the largest), the prepared head, what is read at a time, a slot of a
+    window. all_layers_bytes: of all layers; not given: they are alike. kept_bytes: beside a layer while it is prepared.
+    """
 
     num_layers: int
     layer_bytes: int
     head_bytes: int
     reading_bytes: int
     slot_bytes: int
+    all_layers_bytes: int | None = None
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class MemoryNeeds:
     """What stays the same whatever is chosen. process_bytes: resident before weights are read.
 
     slots: what the longest transcript takes. window_slots: of a run that is resumed, or asked for; None: to be chosen.
+    layers_at_once: that are prepared at once where all are to stay.
     """
 
     limit_bytes: int
@@ -50,6 +55,7 @@ class MemoryNeeds:
     read_ahead: int
     slots: int = MIN_WINDOW_SLOTS
     window_slots: int | None = None
+    layers_at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,16 @@ def smallest_limit(sizes: ModelSizes, needs: MemoryNeeds, mode: str, slots: int)
 
 def _parts(sizes: ModelSizes, needs: MemoryNeeds, mode: str) -> dict[str, int]:
     num_layers = min(sizes.num_layers, 1 + needs.read_ahead) if mode == "streamed" else sizes.num_layers
+    layers = num_layers * sizes.layer_bytes
+    if mode == "resident" and sizes.all_layers_bytes is not None:
+        layers = sizes.all_layers_bytes
+    at_once = min(num_layers, needs.layers_at_once) if mode == "resident" else 1
     return {
         "process": needs.process_bytes + GROWTH_BYTES,
         "threads": needs.num_threads * THREAD_BYTES,
         "head": sizes.head_bytes,
-        "layers": num_layers * sizes.layer_bytes,
-        "reading": sizes.reading_bytes,
+        "layers": layers,
+        "reading": sizes.reading_bytes + at_once * sizes.kept_bytes,
     }
 
 

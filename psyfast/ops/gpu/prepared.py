@@ -5,7 +5,9 @@ Letters as in kernel_set.py; C the columns of the projection, (H + 2K) · E.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from psyfast.ops.delta_sizes import check_delta_rule
 from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
 from psyfast.ops.gpu.products import OPERAND
 from psyfast.ops.records import (
+    NOTHING_READY,
     AttentionParams,
     AttnInWeights,
     AttnOutWeights,
@@ -114,27 +117,41 @@ class DeviceHead:
 
 
 def prepare_layer(
-    layer: LayerWeights, num_threads: int | None = None, *, kernels: DeviceKernels, lane: Lane
+    layer: LayerWeights,
+    num_threads: int | None = None,
+    ready: Mapping[str, Any] = NOTHING_READY,
+    *,
+    kernels: DeviceKernels,
+    lane: Lane,
 ) -> PreparedLayer:
-    """A layer's weights, where they are (num_threads: there is no work for more).
+    """A layer's weights, where they are (num_threads: there is no work for more). ready: parts that are taken as they are.
 
     Raises BackendError for weights that do not fit together, and for what the kernels do not have.
     """
     dtype = OPERAND[lane]
+
+    def part(name: str, prepare: Callable[..., Any], *values: Any) -> Any:
+        return ready[name] if name in ready else prepare(getattr(layer, name), *values)
+
     if layer.delta_rule is not None:
         delta = layer.delta_rule
         D, width = delta.qkv_proj.shape[-1], delta.num_value_heads * delta.value_dim
-        attn_out = _attn_out(layer.attn_out, D, width, dtype)
-        return PreparedLayer(None, None, attn_out, _mlp(layer.mlp, D, dtype), _delta_rule(delta, dtype, kernels))
+        return PreparedLayer(
+            attn_in=None,
+            attention=None,
+            attn_out=part("attn_out", _attn_out, D, width, dtype),
+            mlp=part("mlp", _mlp, D, dtype),
+            delta_rule=part("delta_rule", _delta_rule, dtype, kernels),
+        )
     assert layer.attn_in is not None and layer.attention is not None
-    attn_in = _attn_in(layer.attn_in, dtype)
+    attn_in: DeviceAttnIn = part("attn_in", _attn_in, dtype)
     H, E, D = attn_in.shape.num_heads, attn_in.shape.head_dim, attn_in.qkv_proj.shape[1]
     kernels.tile_shape(E, dtype)  # refuses a head size that has no kernel
     return PreparedLayer(
         attn_in=attn_in,
         attention=_attention(layer.attention, H),
-        attn_out=_attn_out(layer.attn_out, D, H * E, dtype),
-        mlp=_mlp(layer.mlp, D, dtype),
+        attn_out=part("attn_out", _attn_out, D, H * E, dtype),
+        mlp=part("mlp", _mlp, D, dtype),
     )
 
 
