@@ -52,14 +52,24 @@ def model_sizes(
         per_number * sum(numbers * copies[part] for part, numbers in parts[kind.mixer].items())
         for kind, copies in zip(traits.layers, together.copies, strict=True)
     ]
+    if operators.device.type == "cuda":  # there each model has buffers of its own, for the layer in use and the next
+        sizes = replace(sizes, layer_bytes=together.num_models * sizes.layer_bytes)
     return replace(
         sizes,
-        # Those that pass through a GPU's memory have buffers of their own there.
-        layer_bytes=together.num_models * sizes.layer_bytes if operators.device.type == "cuda" else max(layer_bytes),
         all_layers_bytes=sum(layer_bytes),
+        ahead_bytes=sizes.layer_bytes if operators.device.type == "cuda" else max(layer_bytes),
         kept_bytes=together.kept_bytes,
         head_bytes=together.num_heads * sizes.head_bytes,
         slot_bytes=sizes.slot_bytes + (together.num_models - 1) * 4 * traits.hidden_size,
+    )
+
+
+def numbers_together(traits: Traits, together: Together) -> int:
+    """Of the matrices of all layers of models in step."""
+    return sum(
+        numbers * copies[part]
+        for kind, copies in zip(traits.layers, together.copies, strict=True)
+        for part, numbers in _part_numbers(traits, kind.mixer, _as_it_is).items()
     )
 
 

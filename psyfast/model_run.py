@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -121,7 +121,6 @@ class ModelRun:
     def plan_memory(self, recorded: Mapping[str, Any] | None, together: Sequence[Located]) -> MemoryPlan:
         """What the weights and a window may take, now that the tokenizer is loaded and the data are known."""
         traits, files = open_model(self.located)
-        base = open_model(replace(self.located, adapter=None))[1]
         window_slots = self.config.window_slots
         if window_slots is None and recorded is not None:
             window_slots = int(recorded["window_slots"])
@@ -133,9 +132,7 @@ class ModelRun:
             files,
             slots=slots,
             window_slots=window_slots,
-            together=taken_together(
-                together, traits, self.operators, base.shapes, lambda name: base.dtype(name).itemsize
-            ),
+            together=taken_together(together, traits, self.operators),
         )
         log.info(
             "%s: weights %s, windows of %d tokens, planned to take %s of %s",

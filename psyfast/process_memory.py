@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import torch
 
 from psyfast.config import ScoreConfig
+from psyfast.errors import ModelError
 from psyfast.footprint import Together, model_sizes
-from psyfast.model.load.checks import check_tensors
+from psyfast.model.load.checks import check_tensors, expected_shapes
+from psyfast.model.load.layer_parts import CommonParts
 from psyfast.model.load.locate import Located
-from psyfast.model.load.model import common_parts, num_heads_of
+from psyfast.model.load.model import common_parts, num_heads_of, open_model
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.shared import kept_bytes
 from psyfast.model.load.streamed import READ_AHEAD
@@ -95,26 +98,27 @@ def planned_memory_of(
     return plan_memory(sizes, needs, config.weights, where)
 
 
-def taken_together(
-    located: Sequence[Located],
-    traits: Traits,
-    operators: Operators,
-    shapes: Mapping[str, tuple[int, ...]],
-    value_bytes: Callable[[str], int],
-) -> Together | None:
-    """What models of one base take that are run in step; None where there is only one. shapes, value_bytes: of the base's tensors,
-    as they are read.
-    """
+def taken_together(located: Sequence[Located], traits: Traits, operators: Operators) -> Together | None:
+    """What models of one base take that are run in step; None where there is only one."""
     if len(located) == 1:
         return None
     common = common_parts(located, traits)
-    on_gpu = operators.device.type == "cuda"  # memory of this process is not counted then
     return Together(
         num_models=len(located),
         num_heads=num_heads_of(located),
         copies=[common.copies(layer_idx) for layer_idx in range(traits.num_layers)],
-        kept_bytes=0 if on_gpu else kept_bytes(common.read_again(shapes), shapes, value_bytes),
+        # Memory of this process, which does not count where the device is a GPU.
+        kept_bytes=0 if operators.device.type == "cuda" else _kept_bytes(located[0], traits, common),
     )
+
+
+def _kept_bytes(located: Located, traits: Traits, common: CommonParts) -> int:
+    try:
+        files = open_model(replace(located, adapter=None))[1]
+    except ModelError:  # the weights are not there: most that are quantised are read as fp32
+        shapes = expected_shapes(traits)
+        return kept_bytes(common.read_again(shapes), shapes, lambda name: 4)
+    return kept_bytes(common.read_again(files.shapes), files.shapes, lambda name: files.dtype(name).itemsize)
 
 
 def resident_bytes() -> int:

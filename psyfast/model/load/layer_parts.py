@@ -44,9 +44,12 @@ class CommonParts:
         """What the names of a layer's tensors begin with."""
         return layer_prefix(self._traits, layer_idx)
 
-    def owners(self, layer_idx: int, which: int) -> Mapping[str, int]:
-        """By part: the first of the models that has it as model `which` has it."""
-        return {part: self._owner(self.prefix(layer_idx), which, part) for part in PARTS}
+    def shared_parts(self, layer_idx: int, which: int) -> Collection[str]:
+        """The parts of a layer that model `which` has in common with others: none of them changes it."""
+        layer = self.prefix(layer_idx)
+        return [
+            part for part in PARTS if self._num_unchanged(layer, part) > 1 and not self._changes(which, layer, part)
+        ]
 
     def owner_of(self, name: str, which: int) -> int:
         """Of a tensor outside the layers: the first of the models that has it as model `which` has it."""
@@ -70,12 +73,14 @@ class CommonParts:
         return any(copies[part] > 1 for part in parts_of(found[2], self._traits))
 
     def _copies(self, layer: str) -> Mapping[str, int]:
-        return {part: len({self._owner(layer, which, part) for which in range(self.num_models)}) for part in PARTS}
+        unchanged = {part: self._num_unchanged(layer, part) for part in PARTS}
+        return {part: self.num_models - count + min(count, 1) for part, count in unchanged.items()}
 
-    def _owner(self, layer: str, which: int, part: str) -> int:
-        if part in self._own[which].get(layer, ()):
-            return which
-        return next(model for model, own in enumerate(self._own) if part not in own.get(layer, ()))
+    def _num_unchanged(self, layer: str, part: str) -> int:
+        return sum(not self._changes(which, layer, part) for which in range(self.num_models))
+
+    def _changes(self, which: int, layer: str, part: str) -> bool:
+        return part in self._own[which].get(layer, ())
 
 
 def _changed_parts(names: Iterable[str], traits: Traits) -> Mapping[str, set[str]]:

@@ -44,7 +44,10 @@ def load_pinned(on_host: ModelsInStep, on_device: ModelsInStep, device: torch.de
 
     on_host, on_device: of the same files. Raises ModelError.
     """
-    layers = [on_host.layers(idx, num_threads=1) for idx in range(on_host.num_layers)]
+    layers = [
+        [on_host.layer(idx, which, num_threads=1) for which in range(on_host.num_models)]
+        for idx in range(on_host.num_layers)
+    ]
     moved: dict[int, Any] = {}
     models = [[_with_rope_on(device, layer, moved) for layer in of_one] for of_one in zip(*layers, strict=True)]
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from math import prod
 from pathlib import Path
 from threading import Lock
 
@@ -70,7 +71,9 @@ class _Kept:
     """A matrix's values, and which of its rows have been read."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.values = torch.empty(shape, dtype=dtype)
+        # numpy asks the system for huge pages and torch does not: its memory is sooner there.
+        memory = np.empty(prod(shape) * dtype.itemsize, np.uint8)
+        self.values = torch.from_numpy(memory).view(dtype).view(shape)
         self.is_there = np.zeros(shape[0], bool)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -19,31 +20,26 @@ READ_AHEAD = 1
 class StreamedLayers:
     """The layers of models in step, which pass through memory in turn, again and again.
 
-    While layer i is run, the `read_ahead` layers after it are read and prepared, layer 0 after the last one; so
+    While a model runs layer i, its `read_ahead` layers after that are read and prepared, layer 0 after the last one; so
     1 + read_ahead prepared layers of every model are in memory at most, what the models have in common once. What the thread
     stumbles over is raised by `layer`, as ModelError.
     """
 
     def __init__(self, models: ModelsInStep, read_ahead: int) -> None:
         self._models, self._read_ahead = models, min(read_ahead, models.num_layers - 1)
+        # The kernels keep all cores busy; beside them one more thread has time enough to prepare a layer while one is run.
+        self._num_threads = 1 if self._read_ahead and models.num_models == 1 else torch.get_num_threads()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="psyfast-weights")
-        self._coming: dict[int, Future[list[PreparedLayer | None]]] = {}
+        self._coming: dict[tuple[int, int], Future[PreparedLayer]] = {}
 
     def layer(self, layer_idx: int, which: int) -> PreparedLayer:
         """One layer of model `which`, as soon as it is there; the layers after it are asked for."""
         wanted = [(layer_idx + ahead) % self._models.num_layers for ahead in range(self._read_ahead + 1)]
-        for stale in self._coming.keys() - set(wanted):  # of a batch that was broken off
-            self._coming.pop(stale).cancel()
-        layers = self._ask_for(layer_idx).result()
-        if layers[which] is None:  # taken for a batch that was broken off
-            del self._coming[layer_idx]
-            layers = self._ask_for(layer_idx).result()
-        prepared, layers[which] = layers[which], None
-        assert prepared is not None
-        if not any(layers):
-            del self._coming[layer_idx]
+        self._drop_all_but(wanted)
+        prepared = self._ask_for(layer_idx, which).result()
+        del self._coming[layer_idx, which]
         for idx in wanted[1:]:
-            self._ask_for(idx)
+            self._ask_for(idx, which)
         return prepared
 
     def close(self) -> None:
@@ -51,12 +47,18 @@ class StreamedLayers:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._coming.clear()
 
-    def _ask_for(self, layer_idx: int) -> Future[list[PreparedLayer | None]]:
-        if layer_idx not in self._coming:
-            # Beside the kernels, which keep all cores busy, one more thread has time enough to prepare a layer while one is run.
-            num_threads = 1 if self._read_ahead else torch.get_num_threads()
-            self._coming[layer_idx] = self._thread.submit(_prepared, self._models, layer_idx, num_threads)
-        return self._coming[layer_idx]
+    def _ask_for(self, layer_idx: int, which: int) -> Future[PreparedLayer]:
+        if (layer_idx, which) not in self._coming:
+            job = self._thread.submit(_prepared, self._models, layer_idx, which, self._num_threads)
+            self._coming[layer_idx, which] = job
+        return self._coming[layer_idx, which]
+
+    def _drop_all_but(self, wanted: Sequence[int]) -> None:
+        """What was asked for by a batch that was broken off."""
+        for stale in [key for key in self._coming if key[0] not in wanted]:
+            self._coming.pop(stale).cancel()
+        for layer_idx in self._models.under_way - set(wanted):
+            self._thread.submit(self._models.forget, layer_idx)
 
 
 class StreamedWeights:
@@ -99,10 +101,10 @@ def stream(models: ModelsInStep, read_ahead: int = READ_AHEAD) -> list[StreamedW
     ]
 
 
-def _prepared(models: ModelsInStep, layer_idx: int, num_threads: int) -> list[PreparedLayer | None]:
+def _prepared(models: ModelsInStep, layer_idx: int, which: int, num_threads: int) -> PreparedLayer:
     """A function of its own, so that what waits to be read does not keep the source alive."""
     try:
-        return [*models.layers(layer_idx, num_threads)]
+        return models.layer(layer_idx, which, num_threads)
     except PsyfastError:
         raise
     except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, where memory is short

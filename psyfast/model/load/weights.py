@@ -50,8 +50,12 @@ def load_resident(models: ModelsInStep) -> list[ResidentWeights]:
 
     Matrices go straight from the file into their prepared form.
     """
+
+    def layers_of(layer_idx: int) -> list[PreparedLayer]:
+        return [models.layer(layer_idx, which, num_threads=1) for which in range(models.num_models)]
+
     with ThreadPoolExecutor(loading_threads()) as pool:
-        layers = list(pool.map(lambda idx: models.layers(idx, num_threads=1), range(models.num_layers)))
+        layers = list(pool.map(layers_of, range(models.num_layers)))
     return [
         ResidentWeights(embedding, tuple(prepared), head)
         for embedding, prepared, head in zip(
