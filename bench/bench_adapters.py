@@ -2,7 +2,8 @@
 
     python bench/bench_adapters.py --adapters 1 4 --rounds 3
 
-Makes a model folder of random codes in nf4 and LoRAs over it (the 8b shape, 4 layers: 1 GB, deleted afterwards). Each
+Makes a model folder of random codes in nf4 and LoRAs over it (the 8b shape, 4 layers: 1 GB, deleted afterwards): of every
+projection, and of q_proj and v_proj alone, peft's choice for Llama, where five sixths of the weights are common to all. Each
 measurement is a process of its own, one of every kind in turn; processor seconds beside those by the clock, for a machine
 that others use meanwhile. Scoring is the second batch of a process: the first bears what is done once. A round more with
 one thread counts what loading spends in which part. Prints one JSON line a weights' mode, with medians.
@@ -23,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -46,6 +48,8 @@ from psyfast.plan.records import Request
 
 MODES = {"resident": (False, 0), "streamed": (True, 0), "read ahead": (True, 1)}
 """Whether layers are streamed, and how many are read ahead."""
+TARGETS: dict[str, tuple[str, ...]] = {"all": (), "qv": ("q_proj", "v_proj")}
+"""Projections that the LoRAs change."""
 TOKENS_A_RESPONSE = 20
 
 
@@ -57,23 +61,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="psyfast-adapters-") as name:
         folder = Path(name)
         make_model(folder / "model", args.layers, SHAPES[args.shape])
-        for adapter_idx in range(max(args.adapters)):
-            make_adapter(folder / f"lora-{adapter_idx}", args.layers, args.rank, SHAPES[args.shape])
-        cases = [(mode, count) for mode in args.modes for count in args.adapters]
-        samples: dict[tuple[str, int], list[dict[str, Any]]] = {case: [] for case in cases}
+        for targets, adapter_idx in product(args.targets, range(max(args.adapters))):
+            lora = folder / f"{targets}-{adapter_idx}"
+            make_adapter(lora, args.layers, args.rank, SHAPES[args.shape], TARGETS[targets])
+        cases = list(product(args.targets, args.modes, args.adapters))
+        samples: dict[tuple[str, str, int], list[dict[str, Any]]] = {case: [] for case in cases}
         for _ in range(args.rounds):
-            for mode, count in cases:
-                samples[mode, count].append(in_a_process(folder, mode, count, args))
+            for case in cases:
+                samples[case].append(in_a_process(folder, *case, args))
         parts = {
-            count: in_a_process(folder, "resident", count, args, "--parts", "--threads", "1") for count in args.adapters
+            (targets, count): in_a_process(folder, targets, "resident", count, args, "--parts", "--threads", "1")
+            for targets, count in product(args.targets, args.adapters)
         }
-    for mode in args.modes:
-        print(json.dumps(line(mode, {count: samples[mode, count] for count in args.adapters}, parts, args)), flush=True)
+    for targets, mode in product(args.targets, args.modes):
+        of_counts = {count: samples[targets, mode, count] for count in args.adapters}
+        spent = {count: parts[targets, count] for count in args.adapters}
+        print(json.dumps(line(targets, mode, of_counts, spent, args)), flush=True)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, 4], help="in one run")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="that the LoRAs change")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--shape", choices=SHAPES, default="8b")
     parser.add_argument("--layers", type=int, default=4)
@@ -87,8 +96,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_a_process(folder: Path, mode: str, count: int, args: argparse.Namespace, *more: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", str(folder), "--modes", mode, "--adapters", str(count)]
+def in_a_process(
+    folder: Path, targets: str, mode: str, count: int, args: argparse.Namespace, *more: str
+) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", str(folder), "--targets", targets, "--modes", mode]
+    command += ["--adapters", str(count)]
     command += ["--tokens", str(args.tokens), "--threads", str(args.threads), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -101,11 +113,12 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One process's measurement: loading, and scoring for the second time."""
     torch.set_num_threads(args.threads)
     if args.parts:
-        return time_parts(folder, args.adapters[0])
+        return time_parts(located(folder, args.targets[0], args.adapters[0]))
     operators = resolve("auto", "cpu", Lane.BF16)
     streamed, read_ahead = MODES[args.modes[0]]
     at_start = Moment.now()
-    models = load_together(located(folder, args.adapters[0]), operators, streamed=streamed, read_ahead=read_ahead)
+    adapted = located(folder, args.targets[0], args.adapters[0])
+    models = load_together(adapted, operators, streamed=streamed, read_ahead=read_ahead)
     engines = [Engine(models[0].traits, models[0].weights, operators)]
     engines += [
         Engine(one.traits, one.weights, operators, linear_nll=engines[0].linear_nll) for one in models[1:]
@@ -123,8 +136,8 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {"loading": loaded.since(at_start), "scoring": scored.since(between), "peak_rss_bytes": peak}
 
 
-def located(folder: Path, count: int) -> list[Any]:
-    return [locate(f"{folder / 'model'} + {folder / f'lora-{adapter_idx}'}") for adapter_idx in range(count)]
+def located(folder: Path, targets: str, count: int) -> list[Any]:
+    return [locate(f"{folder / 'model'} + {folder / f'{targets}-{adapter_idx}'}") for adapter_idx in range(count)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ class Moment:
         }
 
 
-def time_parts(folder: Path, count: int) -> dict[str, float]:
+def time_parts(adapted: list[Any]) -> dict[str, float]:
     """Processor seconds of loading all layers, by part; each without the parts that it calls."""
     spent: Counter[str] = Counter()
     running: list[float] = []  # of the parts that are under way, the seconds of the parts that they called
@@ -176,12 +189,16 @@ def time_parts(folder: Path, count: int) -> dict[str, float]:
     with ExitStack() as patched:
         for where, name, part in places:
             patched.enter_context(mock.patch.object(where, name, timed(part, getattr(where, name))))
-        timed("rest", load_together)(located(folder, count), resolve("auto", "cpu", Lane.BF16))
+        timed("rest", load_together)(adapted, resolve("auto", "cpu", Lane.BF16))
     return dict(spent)
 
 
 def line(
-    mode: str, samples: dict[int, list[dict[str, Any]]], parts: dict[int, dict[str, float]], args: argparse.Namespace
+    targets: str,
+    mode: str,
+    samples: dict[int, list[dict[str, Any]]],
+    parts: dict[int, dict[str, float]],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     medians = {
         count: {stage: medians_of(taken, stage) for stage in ("loading", "scoring")} for count, taken in samples.items()
@@ -189,6 +206,7 @@ def line(
     least = min(samples)
     return {
         "case": f"{args.shape}'s shape, nf4 + LoRAs",
+        "targets": targets,
         "weights": mode,
         "layers": args.layers,
         "tokens": args.tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def nf4(name: str, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
     }
 
 
-def make_adapter(folder: Path, num_layers: int, rank: int, shape: Shape) -> None:
+def make_adapter(folder: Path, num_layers: int, rank: int, shape: Shape, targets: Collection[str] = ()) -> None:
+    """A random LoRA of a model's projections, or of those targets alone (`q_proj`)."""
     from safetensors.torch import save_file
 
     folder.mkdir()
@@ -128,6 +130,8 @@ def make_adapter(folder: Path, num_layers: int, rank: int, shape: Shape) -> None
     tensors = {}
     for layer_idx in range(num_layers):
         for name, (rows, columns) in shape.matrices.items():
+            if targets and name.split(".")[1] not in targets:
+                continue
             module = f"base_model.model.model.layers.{layer_idx}.{name}"
             tensors[f"{module}.lora_A.weight"] = torch.randn(rank, columns) * columns**-0.5
             tensors[f"{module}.lora_B.weight"] = torch.randn(rows, rank) * 0.01

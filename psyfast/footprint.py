@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,13 +25,102 @@ HOST_BYTES_A_SLOT = 512
 """Ids, positions and tables of the plan, the transcripts themselves, and their rows of the results."""
 
 
-def model_sizes(traits: Traits, operators: Operators, stored_bytes: int) -> ModelSizes:
-    """Sizes under some operators. stored_bytes: of a weight as the fp32 lane keeps it (4, or 2 for bf16)."""
+@dataclass(frozen=True)
+class Together:
+    """Models that differ by adapters and are run in step. num_heads: different LM heads that they have between them.
+
+    copies: of each layer's parts, all models' together (psyfast.model.load.layer_parts). kept_bytes: of the base's values, in
+    this process, while a layer is prepared (psyfast.model.load.shared).
+    """
+
+    num_models: int
+    num_heads: int
+    copies: Sequence[Mapping[str, int]]
+    kept_bytes: int
+
+
+def model_sizes(
+    traits: Traits, operators: Operators, stored_bytes: int, together: Together | None = None
+) -> ModelSizes:
+    """Sizes under some operators. stored_bytes: of a weight as the fp32 lane keeps it (4, or 2 for bf16). together: of all
+    these models at once, their layers, residuals and LM heads.
+    """
+    sizes = _sizes(traits, operators, stored_bytes)
+    if together is None or together.num_models == 1 or operators.device.type not in ("cpu", "cuda"):
+        return sizes
+    per_number = _bytes_per_number(operators, stored_bytes)
+    up = _up if operators.isa else _as_it_is
+    parts = {kind: _part_numbers(traits, kind, up) for kind in traits.kinds}
+    layer_bytes = [
+        per_number * sum(numbers * copies[part] for part, numbers in parts[kind].items())
+        for kind, copies in zip(traits.layers, together.copies, strict=True)
+    ]
+    if operators.device.type == "cuda":  # there each model has buffers of its own, for the layer in use and the next
+        sizes = replace(sizes, layer_bytes=together.num_models * sizes.layer_bytes)
+    return replace(
+        sizes,
+        all_layers_bytes=sum(layer_bytes),
+        ahead_bytes=sizes.layer_bytes if operators.device.type == "cuda" else max(layer_bytes),
+        kept_bytes=together.kept_bytes,
+        head_bytes=together.num_heads * sizes.head_bytes,
+        slot_bytes=sizes.slot_bytes + (together.num_models - 1) * 4 * traits.hidden_size,
+    )
+
+
+def numbers_together(traits: Traits, together: Together) -> int:
+    """Of the matrices of all layers of models in step."""
+    return sum(
+        numbers * copies[part]
+        for kind, copies in zip(traits.layers, together.copies, strict=True)
+        for part, numbers in _part_numbers(traits, kind, _as_it_is).items()
+    )
+
+
+def _sizes(traits: Traits, operators: Operators, stored_bytes: int) -> ModelSizes:
     if operators.device.type == "cuda":
         return _on_device(traits, operators.lane)
     if operators.device.type != "cpu":  # none of it is in this process's memory
         return ModelSizes(traits.num_layers, 0, 0, 0, HOST_BYTES_A_SLOT)
     return _native(traits, operators.lane) if operators.isa else _reference(traits, operators.lane, stored_bytes)
+
+
+def _bytes_per_number(operators: Operators, stored_bytes: int) -> int:
+    """Of a prepared matrix."""
+    if operators.lane is Lane.BF16:
+        return 2
+    return 4 if operators.isa or operators.device.type == "cuda" else stored_bytes
+
+
+def _part_numbers(traits: Traits, kind: LayerKind, up: Callable[[int, int], int]) -> dict[str, int]:
+    """Numbers of a layer's matrices by part. up(size, multiple): the size as it is padded."""
+    D, E = traits.hidden_size, up(traits.head_dim, PANEL)
+    mlp = _mlp_numbers(traits, kind, up)
+    if kind.mixer == "delta_rule":
+        assert traits.delta is not None
+        delta, width = traits.delta, traits.delta.width
+        columns = delta.num_key_heads * _delta_columns(delta, up) + up(2 * delta.num_value_heads, PANEL)
+        attn_out = up(D, PANEL) * width + up(width, PANEL) * D
+        return {"delta_rule": columns * D, "attn_out": attn_out, **mlp}
+    HE = traits.num_heads * traits.head_dim
+    attn_out = up(D, PANEL) * HE + (up(HE, PANEL) * D if traits.output_gate else 0)
+    return {"attn_in": (traits.num_heads + 2 * traits.num_kv_heads) * E * D, "attn_out": attn_out, **mlp}
+
+
+def _mlp_numbers(traits: Traits, kind: LayerKind, up: Callable[[int, int], int]) -> dict[str, int]:
+    """Of a layer's MLP, or of its router and all its experts."""
+    D, experts = traits.hidden_size, traits.experts
+
+    def numbers(F: int) -> int:
+        return 2 * up(F, PANEL // 2) * D + up(D, PANEL) * F
+
+    if kind.mlp == "dense" or experts is None:
+        return {"mlp": numbers(traits.intermediate_size)}
+    return {"experts": up(experts.num_experts, PANEL) * D + experts.num_experts * numbers(experts.intermediate_size)}
+
+
+def _largest_layer(traits: Traits, up: Callable[[int, int], int]) -> int:
+    """Numbers of a layer's matrices, of the kind that has the most."""
+    return max(sum(_part_numbers(traits, kind, up).values()) for kind in traits.kinds)
 
 
 def _on_device(traits: Traits, lane: Lane) -> ModelSizes:
@@ -47,39 +137,24 @@ def _on_device(traits: Traits, lane: Lane) -> ModelSizes:
     )
 
 
-def sizes_together(sizes: ModelSizes, traits: Traits, num_models: int, num_heads: int, kept_bytes: int) -> ModelSizes:
-    """The same for models that differ by adapters and are run in step: layers and residuals of each, and their LM heads.
-
-    kept_bytes: of the base's values that are kept until all have read them (psyfast.model.load.shared).
-    """
-    return replace(
-        sizes,
-        layer_bytes=num_models * sizes.layer_bytes,
-        head_bytes=num_heads * sizes.head_bytes,
-        reading_bytes=num_models * sizes.reading_bytes + kept_bytes,
-        slot_bytes=sizes.slot_bytes + (num_models - 1) * 4 * traits.hidden_size,
-    )
-
-
 def _native(traits: Traits, lane: Lane) -> ModelSizes:
     """Panels of whole vectors; see psyfast.ops.cpu_linear, and csrc/kv_pages.h for the pages."""
     operand = 4 if lane is Lane.FP32 else 2
     D, F, E = traits.hidden_size, _widest(traits), _up(traits.head_dim, PANEL)
     H, K = traits.num_heads, traits.num_kv_heads
-    HE = H * traits.head_dim
-    mixer = (H + 2 * K) * E * D + _up(D, PANEL) * HE + (_up(HE, PANEL) * D if traits.output_gate else 0)
+    HE, threads = H * traits.head_dim, min(MAX_BLOCKS, torch.get_num_threads())
     # While attention runs: the residual; K and V; q, its result, and one more of them that the allocator keeps.
     slot = 4 * D + operand * (2 * K * E + 3 * HE) + 8 * E
     if traits.delta is not None:
-        mixer = max(mixer, _packed_delta(traits.delta, D))
         slot = max(slot, 4 * D + operand * 2 * K * E + _delta_slot(traits.delta, operand))
         HE = max(HE, traits.delta.width)
     return ModelSizes(
         num_layers=traits.num_layers,
-        layer_bytes=operand * (mixer + max(_packed_mlps(traits, kind) for kind in traits.kinds)),
+        layer_bytes=operand * _largest_layer(traits, _up),
         head_bytes=operand * _up(traits.vocab_size, PANEL) * D,
         # of a layer, or of the head; and what experts' results take
-        reading_bytes=BLOCK_COLUMNS * operand * max(3 * max(D, F, HE), 2 * MAX_BLOCKS * D) + _experts_wave(traits),
+        reading_bytes=BLOCK_COLUMNS * operand * max(3 * threads * max(D, F, HE), 2 * MAX_BLOCKS * D)
+        + _experts_wave(traits),
         slot_bytes=slot + HOST_BYTES_A_SLOT,
     )
 
@@ -87,18 +162,6 @@ def _native(traits: Traits, lane: Lane) -> ModelSizes:
 def _widest(traits: Traits) -> int:
     """The largest feed-forward width of any layer."""
     return max(traits.intermediate_size, 0 if traits.experts is None else traits.experts.intermediate_size)
-
-
-def _packed_mlps(traits: Traits, kind: LayerKind) -> int:
-    """Packed weights of a layer's MLP, or of its router and all its experts."""
-    D, experts = traits.hidden_size, traits.experts
-    if kind.mlp == "dense" or experts is None:
-        return _packed_mlp(D, traits.intermediate_size)
-    return _up(experts.num_experts, PANEL) * D + experts.num_experts * _packed_mlp(D, experts.intermediate_size)
-
-
-def _packed_mlp(D: int, F: int) -> int:
-    return 2 * _up(F, PANEL // 2) * D + _up(D, PANEL) * F
 
 
 def _experts_wave(traits: Traits) -> int:
@@ -109,22 +172,16 @@ def _experts_wave(traits: Traits) -> int:
     return min(int(native.load().EXPERTS_WAVE_BYTES), DEFAULT_WINDOW_SLOTS * a_slot)
 
 
-def _packed_delta(delta: DeltaTraits, D: int) -> int:
-    """Packed weights of a layer's mixer; see psyfast.ops.cpu_delta."""
-    columns = delta.num_key_heads * _delta_columns(delta) + _up(2 * delta.num_value_heads, PANEL)
-    return (columns + _up(delta.width, PANEL)) * D + _up(D, PANEL) * delta.width
-
-
-def _delta_columns(delta: DeltaTraits) -> int:
+def _delta_columns(delta: DeltaTraits, up: Callable[[int, int], int]) -> int:
     """Of a key head: its queries, its keys and its value heads."""
     num_values = delta.num_value_heads // delta.num_key_heads
-    return 2 * _up(delta.key_dim, PANEL) + num_values * _up(delta.value_dim, PANEL)
+    return 2 * up(delta.key_dim, PANEL) + num_values * up(delta.value_dim, PANEL)
 
 
 def _delta_slot(delta: DeltaTraits, operand: int) -> int:
     """While the delta rule runs: channels of as many key heads as there are threads, decays, the output and one more."""
     heads = min(delta.num_key_heads, torch.get_num_threads())
-    return 4 * (heads * _delta_columns(delta) + _up(2 * delta.num_value_heads, PANEL)) + 2 * operand * delta.width
+    return 4 * (heads * _delta_columns(delta, _up) + _up(2 * delta.num_value_heads, PANEL)) + 2 * operand * delta.width
 
 
 def _reference(traits: Traits, lane: Lane, stored_bytes: int) -> ModelSizes:
@@ -158,6 +215,10 @@ def _delta_on_device(delta: DeltaTraits, operand: int) -> int:
     H = delta.num_value_heads
     numbers = 2 * delta.num_channels + 4 * H + delta.width + H * delta.key_dim * delta.value_dim // CHUNK
     return 4 * numbers + operand * delta.width
+
+
+def _as_it_is(size: int, multiple: int) -> int:
+    return size
 
 
 def _up(size: int, multiple: int) -> int:

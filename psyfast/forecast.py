@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -26,6 +26,7 @@ from psyfast.data.transcripts import TranscriptReader
 from psyfast.devices import Device
 from psyfast.engine import model_shape
 from psyfast.errors import UsageError
+from psyfast.footprint import numbers_together
 from psyfast.inputs import read_options, with_absolute_paths
 from psyfast.model.load.checks import expected_shapes
 from psyfast.model.load.locate import Located, locate
@@ -36,10 +37,11 @@ from psyfast.ops.peak import peak_of
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, resolve
 from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
+from psyfast.plan.memory import MemoryPlan
 from psyfast.plan.pages import PAGE_SLOTS
-from psyfast.plan.windows import windows
+from psyfast.plan.windows import MIN_WINDOW_SLOTS, windows
 from psyfast.preparation import Work, prepared
-from psyfast.process_memory import planned_memory_of
+from psyfast.process_memory import planned_memory_of, taken_together
 from psyfast.scoring import chat_template_of, threads
 
 SHARES = {"linear": 0.9, "attention": 0.83, "head": 0.91}
@@ -72,7 +74,9 @@ class Counted:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one model would take. seconds: by part, on `device`. disk_bytes: read in all. peak_gflop_per_s: what time was divided by, with `shares`."""
+    """What one model would take. seconds: by part, on `device`. disk_bytes: read in all. peak_gflop_per_s: what time was divided by, with
+    `shares`. num_in_step: models of one base that are run together; memory is of all of them, seconds and disk_bytes are this one's share.
+    """
 
     model_id: str
     device: str
@@ -87,6 +91,7 @@ class Forecast:
     shares: Mapping[str, float]
     seconds: Mapping[str, float]
     fits: bool
+    num_in_step: int = 1
 
     @property
     def total_seconds(self) -> float:
@@ -114,34 +119,80 @@ def forecast(config: ScoreConfig, device: Device | None = None) -> list[Forecast
     """
     config = with_absolute_paths(config)
     operators = resolve(config.backend, config.device, Lane(config.lane), isa=config.isa)
+    located = [locate(model, config.revision, with_weights=False) for model in config.models]
     with threads(config.threads):
-        return [
-            _of_model(config, operators, locate(model, config.revision, with_weights=False), device)
-            for model in config.models
-        ]
+        groups = [[one] for one in located] if device else _in_step(config, operators, located)
+        return [_of_model(config, operators, one, device, group) for group in groups for one in group]
 
 
-def _of_model(config: ScoreConfig, operators: Operators, located: Located, device: Device | None) -> Forecast:
+def _in_step(config: ScoreConfig, operators: Operators, located: Sequence[Located]) -> list[list[Located]]:
+    """Neighbours with one base that fit into memory together, as the run has them (psyfast.scoring)."""
+    groups: list[list[Located]] = []
+    for one in located:
+        if groups and groups[-1][0].path == one.path and _fit(config, operators, [*groups[-1], one]):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _fit(config: ScoreConfig, operators: Operators, group: Sequence[Located]) -> bool:
+    try:
+        _memory(config, operators, group, config.window_slots)
+    except UsageError:
+        return False
+    return True
+
+
+def _memory(
+    config: ScoreConfig,
+    operators: Operators,
+    group: Sequence[Located],
+    window_slots: int | None,
+    slots: int = MIN_WINDOW_SLOTS,
+) -> MemoryPlan:
+    """What models in step take together."""
+    traits = traits_of(group[0])
+    return planned_memory_of(
+        config,
+        operators,
+        traits,
+        stored_size(group[0], _num_params(traits))[1],
+        group[0].name,
+        slots=slots,
+        window_slots=window_slots,
+        together=taken_together(group, traits, operators),
+    )
+
+
+def _num_params(traits: Traits) -> int:
+    return sum(prod(shape) for shape in expected_shapes(traits).values())
+
+
+def _of_model(
+    config: ScoreConfig, operators: Operators, located: Located, device: Device | None, group: Sequence[Located]
+) -> Forecast:
+    """One of the models of a group, in step with the others."""
     traits = traits_of(located)
     pa.array([0])  # a run makes tables, and for the first of them pyarrow loads pandas: memory that it has, too
     started = time.perf_counter()
     tokenizer = Tokenizer(load_tokenizer(located))
     tokenizer_seconds = time.perf_counter() - started
-    num_params = sum(prod(shape) for shape in expected_shapes(traits).values())
-    stored, value_bytes = stored_size(located, num_params)
-    memory = (
-        None
-        if device
-        else planned_memory_of(config, operators, traits, value_bytes, located.name, window_slots=config.window_slots)
-    )
+    num_params = _num_params(traits)
+    stored = stored_size(located, num_params)[0]
+    memory = None if device else _memory(config, operators, group, config.window_slots)
     window_slots = memory.window_slots if memory else config.window_slots or DEVICE_WINDOW_SLOTS
     counted = _count(config, located, traits, tokenizer, window_slots)
     if memory and counted.largest_slots > memory.max_slots:
-        memory = planned_memory_of(config, operators, traits, value_bytes, located.name, slots=counted.largest_slots)
+        if len(group) > 1:  # then they are run one after the other
+            return _of_model(config, operators, located, device, [located])
+        memory = _memory(config, operators, group, None, counted.largest_slots)
     peak, shares = _rate(config, operators, device)
     streamed = memory is not None and memory.weights == "streamed"
     passes = counted.num_windows if streamed else 1
-    loaded = traits.vocab_size * traits.hidden_size if streamed else num_params  # layers are packed while others run
+    base = stored_size(replace(located, adapter=None), num_params)[0]  # which is read once for all in step
+    # Layers are packed while others run.
+    loaded = traits.vocab_size * traits.hidden_size if streamed else _num_prepared(traits, operators, group, num_params)
     operand, plain = 4 if operators.lane is Lane.FP32 else 2, stored >= 1.9 * num_params
     seconds = {
         "start": START_SECONDS,
@@ -159,15 +210,25 @@ def _of_model(config: ScoreConfig, operators: Operators, located: Located, devic
         memory=parts,
         weights=memory.weights if memory else "resident",
         window_slots=memory.window_slots if memory else window_slots,
-        disk_bytes=stored * passes,
+        disk_bytes=passes * (stored - base + base // len(group)),
         peak_gflop_per_s=peak,
         shares=shares,
         seconds=seconds,
+        num_in_step=len(group),
         fits=device is None or sum(parts.values()) <= device.memory_bytes,
     )
 
 
 DEVICE_WINDOW_SLOTS = 65_536
+
+
+def _num_prepared(traits: Traits, operators: Operators, group: Sequence[Located], num_params: int) -> int:
+    """Weights that are prepared for a model: what it has in common with others in step is shared out among them."""
+    together = taken_together(group, traits, operators)
+    if together is None:
+        return num_params
+    beside_layers = (1 + together.num_heads) * traits.vocab_size * traits.hidden_size
+    return (numbers_together(traits, together) + beside_layers) // together.num_models
 
 
 def _count(config: ScoreConfig, located: Located, traits: Traits, tokenizer: Tokenizer, slots: int) -> Counted:

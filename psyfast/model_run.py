@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -27,8 +27,7 @@ from psyfast.data.transcripts import TranscriptReader
 from psyfast.engine import Engine, model_shape, run_together
 from psyfast.errors import RunInterruptedError, UsageError
 from psyfast.model.load.locate import Located
-from psyfast.model.load.model import LoadedModel, file_hashes, load_together, num_heads_of, open_model
-from psyfast.model.load.shared import kept_bytes
+from psyfast.model.load.model import LoadedModel, file_hashes, load_together, open_model
 from psyfast.model.load.tokenizer import load_tokenizer
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import LinearNll, Operators
@@ -40,7 +39,7 @@ from psyfast.plan.pages import PAGE_SLOTS
 from psyfast.plan.records import Plan, Request
 from psyfast.plan.windows import Window, windows
 from psyfast.preparation import Work, prepared
-from psyfast.process_memory import planned_memory
+from psyfast.process_memory import planned_memory, taken_together
 from psyfast.report.progress import Meter, OnProgress, WindowSize
 from psyfast.rows import EntryScores
 from psyfast.stopwatch import Stopwatch
@@ -133,9 +132,7 @@ class ModelRun:
             files,
             slots=slots,
             window_slots=window_slots,
-            num_together=len(together),
-            num_heads=num_heads_of(together),
-            kept_bytes=self._kept_bytes(together),
+            together=taken_together(together, traits, self.operators),
         )
         log.info(
             "%s: weights %s, windows of %d tokens, planned to take %s of %s",
@@ -146,12 +143,6 @@ class ModelRun:
             in_gb(plan.limit_bytes),
         )
         return plan
-
-    def _kept_bytes(self, together: Sequence[Located]) -> int:
-        """Of the base's values that adapters share while they are loaded into this process's memory."""
-        if len(together) == 1 or self.operators.device.type == "cuda":
-            return 0
-        return kept_bytes(open_model(replace(self.located, adapter=None))[1])
 
     def _slots_of_longest(self, traits: Traits) -> int:
         """Page slots of the largest text of the transcript with the most characters."""

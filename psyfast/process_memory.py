@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import torch
 
 from psyfast.config import ScoreConfig
-from psyfast.footprint import model_sizes, sizes_together
-from psyfast.model.load.checks import check_tensors
+from psyfast.errors import ModelError
+from psyfast.footprint import Together, model_sizes
+from psyfast.model.load.checks import check_tensors, expected_shapes
+from psyfast.model.load.layer_parts import CommonParts
+from psyfast.model.load.locate import Located
+from psyfast.model.load.model import common_parts, num_heads_of, open_model
 from psyfast.model.load.names import EMBEDDING
+from psyfast.model.load.shared import kept_bytes
 from psyfast.model.load.streamed import READ_AHEAD
 from psyfast.model.load.tensors import TensorFiles
+from psyfast.model.load.weights import loading_threads
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import Operators
 from psyfast.plan.memory import MemoryNeeds, MemoryPlan, plan_memory
@@ -33,17 +41,14 @@ def planned_memory(
     slots: int = MIN_WINDOW_SLOTS,
     window_slots: int | None = None,
     still_to_load: int = 0,
-    num_together: int = 1,
-    num_heads: int = 1,
-    kept_bytes: int = 0,
+    together: Together | None = None,
 ) -> MemoryPlan:
     """Plan one model's run as things stand in this process; UsageError where the limit cannot hold it.
 
     ModelError where the files do not hold the model that the traits describe.
 
     slots: of the longest transcript. window_slots: where they are given. still_to_load: bytes that the process will have
-    taken by the time that weights are read. num_together: adapters over this base that are run in step; num_heads: different LM
-    heads that they have between them; kept_bytes: of the base's values that are kept until all have read them.
+    taken by the time that weights are read. together: the models of this base that are run in step, if there are several.
     """
     where = str(files.files[0].parent)
     check_tensors(files, traits, where)
@@ -57,9 +62,7 @@ def planned_memory(
         slots=slots,
         window_slots=window_slots,
         still_to_load=still_to_load,
-        num_together=num_together,
-        num_heads=num_heads,
-        kept_bytes=kept_bytes,
+        together=together,
     )
 
 
@@ -73,9 +76,7 @@ def planned_memory_of(
     slots: int = MIN_WINDOW_SLOTS,
     window_slots: int | None = None,
     still_to_load: int = 0,
-    num_together: int = 1,
-    num_heads: int = 1,
-    kept_bytes: int = 0,
+    together: Together | None = None,
 ) -> MemoryPlan:
     """The same of a model whose files need not be there. value_bytes: of a weight as stored; where: what errors call it."""
     limit = config.memory_limit_bytes()
@@ -91,11 +92,33 @@ def planned_memory_of(
         read_ahead=READ_AHEAD,
         slots=slots,
         window_slots=window_slots,
+        layers_at_once=loading_threads(),
     )
-    sizes = model_sizes(traits, operators, value_bytes)
-    if num_together > 1:
-        sizes = sizes_together(sizes, traits, num_together, num_heads, kept_bytes)
+    sizes = model_sizes(traits, operators, value_bytes, together)
     return plan_memory(sizes, needs, config.weights, where)
+
+
+def taken_together(located: Sequence[Located], traits: Traits, operators: Operators) -> Together | None:
+    """What models of one base take that are run in step; None where there is only one."""
+    if len(located) == 1:
+        return None
+    common = common_parts(located, traits)
+    return Together(
+        num_models=len(located),
+        num_heads=num_heads_of(located),
+        copies=[common.copies(layer_idx) for layer_idx in range(traits.num_layers)],
+        # Memory of this process, which does not count where the device is a GPU.
+        kept_bytes=0 if operators.device.type == "cuda" else _kept_bytes(located[0], traits, common),
+    )
+
+
+def _kept_bytes(located: Located, traits: Traits, common: CommonParts) -> int:
+    try:
+        files = open_model(replace(located, adapter=None))[1]
+    except ModelError:  # the weights are not there: most that are quantised are read as fp32
+        shapes = expected_shapes(traits)
+        return kept_bytes(common.read_again(shapes), shapes, lambda name: 4)
+    return kept_bytes(common.read_again(files.shapes), files.shapes, lambda name: files.dtype(name).itemsize)
 
 
 def resident_bytes() -> int:

@@ -13,6 +13,7 @@ from psyfast.cli import app
 from psyfast.model.load import model as loading
 from psyfast.model.load.locate import locate
 from psyfast.model.load.tensors import SafetensorsFiles
+from psyfast.model.load.weights import loading_threads
 from psyfast.ops.registry import resolve
 from psyfast.scoring import threads
 from tests.model.test_adapters import make_adapter
@@ -105,12 +106,19 @@ def test_what_adapters_take_together_is_planned(folder, tmp_path):
     names = names_of(folder)
     one = score(names[0], folder / "data.jsonl", **settings).manifest["models"]["base+a"]["memory"]["bytes_of"]
     together = score(names, folder / "data.jsonl", **settings).manifest["models"]["base+a"]["memory"]["bytes_of"]
-    assert together["layers"] == 3 * one["layers"]
+    attn_in, attn_out, mlp = 10 * 64 * 48, 64 * 48, 2 * 96 * 48 + 64 * 96  # numbers as they are packed
+    assert one["layers"] == 3 * 2 * (attn_in + attn_out + mlp)
+    assert together["layers"] == 3 * 2 * (3 * attn_in + 2 * attn_out + 3 * mlp)  # o_proj is b's own
     assert together["head"] == 2 * one["head"]  # the base's, and that of the adapter that brings one
-    of_layers = [shape for name, shape in SafetensorsFiles(folder / "base").shapes.items() if ".layers." in name]
-    values = sum(shape[0] * shape[1] for shape in of_layers if len(shape) == 2)
-    assert together["reading"] == 3 * one["reading"] + 4 * 2 * values // 3  # two layers of three, in fp32
+    of_layers = [shape for name, shape in SafetensorsFiles(folder / "base").shapes.items() if ".layers.0." in name]
+    kept = 4 * sum(shape[0] * shape[1] for shape in of_layers if len(shape) == 2)
+    assert together["reading"] == one["reading"] + min(3, loading_threads()) * kept  # of each layer under way, in fp32
     assert together["window"] > one["window"]
+    streamed = score(names, folder / "data.jsonl", window_slots=1024, weights="streamed")
+    streamed = streamed.manifest["models"]["base+a"]["memory"]
+    assert streamed["read_ahead"] == 1
+    assert streamed["bytes_of"]["layers"] == (one["layers"] + together["layers"]) / 3
+    assert streamed["bytes_of"]["reading"] == one["reading"] + kept
 
 
 def test_from_the_command_line_and_again_from_the_manifest(folder, tmp_path):

@@ -15,6 +15,7 @@ from psyfast.errors import ModelError, UsageError
 from psyfast.forecast import DEVICE_SHARE, SHARES, START_SECONDS, forecast
 from psyfast.model.load.locate import BESIDE_WEIGHTS, HUB_FILES
 from psyfast.report.forecast_table import duration
+from tests.model.test_adapters import make_adapter
 from tests.tiny import make_llama
 
 ROWS = [
@@ -113,6 +114,53 @@ def test_weights_need_not_be_there(tmp_path, data):
         with pytest.raises(ModelError, match=message):
             planned(model, data)
     assert not any("safetensors" in name for name in BESIDE_WEIGHTS) and set(BESIDE_WEIGHTS) < set(HUB_FILES)
+
+
+@pytest.mark.parametrize("weights", ["resident", "streamed"])
+def test_adapters_in_step_are_planned_as_the_run_has_them(tmp_path, data, weights):
+    base = make_llama(tmp_path / "model", max_position_embeddings=8192)
+    for name, targets in (("a", ["q_proj", "v_proj"]), ("b", ["up_proj"])):
+        make_adapter(base, tmp_path / name, r=2, target_modules=targets)
+    names = (f"{base} + {tmp_path / 'a'}", str(base), f"{base} + {tmp_path / 'b'}")
+    settings = {"weights": weights, "window_slots": 2048}
+    found = forecast(ScoreConfig(models=names, sources=(str(data),), **settings))
+    models = score(list(names), data, **settings).manifest["models"]
+    assert [one.model_id for one in found] == list(models) == ["model+a", "model", "model+b"]
+    for one in found:
+        taken = models[one.model_id]["memory"]["bytes_of"]
+        assert {part: one.memory[part] for part in ("layers", "head", "reading")} == {
+            part: taken[part] for part in ("layers", "head", "reading")
+        }
+        assert one.num_in_step == 3
+    stored, (a, b) = (
+        (base / "model.safetensors").stat().st_size,
+        ((tmp_path / name).glob("*.safetensors") for name in "ab"),
+    )
+    passes = found[0].counted.num_windows if weights == "streamed" else 1
+    of_adapters = sum(path.stat().st_size for path in (*a, *b))
+    assert sum(one.disk_bytes for one in found) == pytest.approx(passes * (stored + of_adapters), abs=3 * passes)
+    if weights == "resident":
+        alone = planned(base, data, **settings)
+        assert alone.memory["layers"] < found[0].memory["layers"] < 2.5 * alone.memory["layers"]
+    (base / "model.safetensors").unlink()  # they need not be there: the adapters are
+    without = forecast(ScoreConfig(models=names, sources=(str(data),), **settings))
+    assert [one.memory["layers"] for one in without] == [one.memory["layers"] for one in found]
+
+
+def test_adapters_that_do_not_fit_together_are_planned_apart(tmp_path, data, monkeypatch):
+    base = make_llama(tmp_path / "model", max_position_embeddings=8192)
+    make_adapter(base, tmp_path / "a", r=2, target_modules=["q_proj"])
+    config = ScoreConfig(models=(str(base), f"{base} + {tmp_path / 'a'}"), sources=(str(data),))
+    assert [one.num_in_step for one in forecast(config)] == [2, 2]
+    original = forecast_module.planned_memory_of
+
+    def alone(*values, together=None, **settings):
+        if together is not None:
+            raise UsageError("too much")
+        return original(*values, **settings)
+
+    monkeypatch.setattr(forecast_module, "planned_memory_of", alone)
+    assert [one.num_in_step for one in forecast(config)] == [1, 1]
 
 
 def test_weights_that_are_there_must_fit(tmp_path, data):

@@ -7,7 +7,7 @@ Every backend's operators take and return these; DESIGN's table of the operators
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
@@ -215,6 +215,9 @@ class LayerWeights:
     experts: ExpertsWeights | None = None
 
 
+NOTHING_READY: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class PreparedLayer:
     """A layer's weights in the form that a backend's operators take: as they are, or packed."""
@@ -227,19 +230,22 @@ class PreparedLayer:
     experts: Any = None
 
     @classmethod
-    def as_loaded(cls, layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
+    def as_loaded(
+        cls, layer: LayerWeights, num_threads: int | None = None, ready: Mapping[str, Any] = NOTHING_READY
+    ) -> PreparedLayer:
         """The weights as they are, all in memory, for a backend that takes them so (num_threads: there is no work)."""
+
+        def part(name: str) -> Any:
+            weights = getattr(layer, name)
+            return ready.get(name) if weights is None or name in ready else _in_memory(weights)
+
         return cls(
-            attn_in=None if layer.attn_in is None else _in_memory(layer.attn_in),
+            attn_in=part("attn_in"),
             attention=layer.attention,
-            attn_out=_in_memory(
-                layer.attn_out
-                if layer.attn_out.gate is None
-                else replace(layer.attn_out, gate=_in_memory(layer.attn_out.gate))
-            ),
-            mlp=None if layer.mlp is None else _in_memory(layer.mlp),
-            delta_rule=None if layer.delta_rule is None else _in_memory(layer.delta_rule),
-            experts=None if layer.experts is None else _in_memory(layer.experts),
+            attn_out=part("attn_out"),
+            mlp=part("mlp"),
+            delta_rule=part("delta_rule"),
+            experts=part("experts"),
         )
 
 
@@ -255,6 +261,8 @@ def _in_memory(record: _Record) -> _Record:
             read[part.name] = in_memory(value)
         elif isinstance(value, tuple):
             read[part.name] = tuple(in_memory(matrix) for matrix in value)
+        elif isinstance(value, OutputGate):
+            read[part.name] = _in_memory(value)
     return replace(record, **read)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from psyfast.errors import BackendError
 from psyfast.ops import reference, reference_delta, reference_experts, reference_head
 from psyfast.ops.gpu.availability import GPU_BACKENDS, kernels_of, version_of
-from psyfast.ops.records import HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer, in_memory
+from psyfast.ops.records import NOTHING_READY, HeadScores, HeadWeights, Lane, LayerWeights, PreparedLayer, in_memory
 
 FORCE_BACKEND = "PSYFAST_FORCE_BACKEND"
 OPERATORS = ("attn_in", "attention", "delta_rule", "attn_out", "mlp", "experts", "linear_nll")
@@ -31,8 +31,10 @@ class Operators:
     """The seven operators as resolved for a device and a lane.
 
     `make_linear_nll(head)` prepares the LM head once (packs it, where the backend does) and returns the operator
-    over (x_ND, target_N, option_ids_NK). `prepare_layer(layer, num_threads=None)` likewise brings a layer's weights into
-    the form that the operators take, with so many threads (default: torch's). `allocate_kv(pages, slots a page, kv heads, head_dim)` makes a layer's zeroed K and V pages.
+    over (x_ND, target_N, option_ids_NK). `prepare_layer(layer, num_threads=None, ready={})` likewise brings a layer's weights
+    into the form that the operators take, with so many threads (default: torch's); ready: parts by their names that are in that
+    form already, of another model's layer, and are taken as they are. `allocate_kv(pages, slots a page, kv heads,
+    head_dim)` makes a layer's zeroed K and V pages.
     """
 
     attn_in: Callable[..., Tensor]
@@ -158,16 +160,20 @@ def _with_native(operators: Operators, wanted_isa: str | None, join_segments: bo
 
         return linear_nll
 
-    def prepare_layer(layer: LayerWeights, num_threads: int | None = None) -> PreparedLayer:
+    def prepare_layer(
+        layer: LayerWeights, num_threads: int | None = None, ready: Mapping[str, Any] = NOTHING_READY
+    ) -> PreparedLayer:
+        def part(name: str, prepare: Callable[[Any, Lane, int | None], Any]) -> Any:
+            weights = getattr(layer, name)
+            return ready.get(name) if weights is None or name in ready else prepare(weights, lane, num_threads)
+
         return PreparedLayer(
-            attn_in=None if layer.attn_in is None else cpu_linear.prepare_attn_in(layer.attn_in, lane, num_threads),
+            attn_in=part("attn_in", cpu_linear.prepare_attn_in),
             attention=layer.attention,
-            attn_out=cpu_linear.prepare_attn_out(layer.attn_out, lane, num_threads),
-            mlp=None if layer.mlp is None else cpu_linear.prepare_mlp(layer.mlp, lane, num_threads),
-            delta_rule=(
-                None if layer.delta_rule is None else cpu_delta.prepare_delta_rule(layer.delta_rule, lane, num_threads)
-            ),
-            experts=None if layer.experts is None else cpu_experts.prepare_experts(layer.experts, lane, num_threads),
+            attn_out=part("attn_out", cpu_linear.prepare_attn_out),
+            mlp=part("mlp", cpu_linear.prepare_mlp),
+            delta_rule=part("delta_rule", cpu_delta.prepare_delta_rule),
+            experts=part("experts", cpu_experts.prepare_experts),
         )
 
     return Operators(

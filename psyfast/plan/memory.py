@@ -2,7 +2,7 @@
 
     limit · (1 − SLACK) ≥ process + threads + head + layers + reading + window slots · bytes a slot
 
-`layers`: all of them (resident), or the one in use and those read ahead (streamed). Pure arithmetic over what
+`layers`: all of them (resident), or the one in use and those read ahead (streamed), of all models that are run in step. Pure arithmetic over what
 psyfast.footprint counts and the process measures.
 """
 
@@ -28,13 +28,19 @@ THREAD_BYTES = 8_000_000
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What a model takes, in bytes: a prepared layer, the prepared head, what is read at a time, a slot of a window."""
+    """What a model takes, in bytes: a prepared layer (the largest), the prepared head, what is read at a time, a slot of a
+    window. all_layers_bytes: of all layers; not given: they are alike. ahead_bytes: of a layer that is read ahead, which several
+    models in step have at once; not given: there is one model. kept_bytes: beside a layer while it is prepared.
+    """
 
     num_layers: int
     layer_bytes: int
     head_bytes: int
     reading_bytes: int
     slot_bytes: int
+    all_layers_bytes: int | None = None
+    ahead_bytes: int | None = None
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class MemoryNeeds:
     """What stays the same whatever is chosen. process_bytes: resident before weights are read.
 
     slots: what the longest transcript takes. window_slots: of a run that is resumed, or asked for; None: to be chosen.
+    layers_at_once: that are prepared at once where all are to stay.
     """
 
     limit_bytes: int
@@ -50,6 +57,7 @@ class MemoryNeeds:
     read_ahead: int
     slots: int = MIN_WINDOW_SLOTS
     window_slots: int | None = None
+    layers_at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -105,13 +113,18 @@ def smallest_limit(sizes: ModelSizes, needs: MemoryNeeds, mode: str, slots: int)
 
 
 def _parts(sizes: ModelSizes, needs: MemoryNeeds, mode: str) -> dict[str, int]:
-    num_layers = min(sizes.num_layers, 1 + needs.read_ahead) if mode == "streamed" else sizes.num_layers
+    if mode == "streamed":
+        num_ahead, at_once = min(sizes.num_layers - 1, needs.read_ahead), 1
+        layers = sizes.layer_bytes + num_ahead * (sizes.ahead_bytes or sizes.layer_bytes)
+    else:
+        at_once = min(sizes.num_layers, needs.layers_at_once)
+        layers = sizes.all_layers_bytes or sizes.num_layers * sizes.layer_bytes
     return {
         "process": needs.process_bytes + GROWTH_BYTES,
         "threads": needs.num_threads * THREAD_BYTES,
         "head": sizes.head_bytes,
-        "layers": num_layers * sizes.layer_bytes,
-        "reading": sizes.reading_bytes,
+        "layers": layers,
+        "reading": sizes.reading_bytes + at_once * sizes.kept_bytes,
     }
 
 

@@ -12,12 +12,14 @@ from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.config_file import context_length, read_config
 from psyfast.model.load.gguf_config import traits_from_gguf
+from psyfast.model.load.in_step import ModelsInStep
+from psyfast.model.load.layer_parts import CommonParts
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, unpermute
 from psyfast.model.load.weights import load_resident
 from psyfast.model.traits import RopeTraits
-from psyfast.ops.records import Lane, in_memory
+from psyfast.ops.records import Lane, PreparedLayer, in_memory
 from psyfast.ops.registry import resolve
 from psyfast.process_memory import planned_memory
 from tests.gguf_files import write_model
@@ -38,7 +40,8 @@ def load(folder, lane=Lane.FP32):
 
 
 def resident(files, traits, lane=Lane.FP32, where="file"):
-    (weights,) = load_resident([Assembler(files, traits, lane, CPU, where)], traits.num_layers)
+    assembler = Assembler(files, traits, lane, CPU, where)
+    (weights,) = load_resident(ModelsInStep([assembler], CommonParts([()], traits), PreparedLayer.as_loaded))
     return weights
 
 

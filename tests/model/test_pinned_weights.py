@@ -10,6 +10,8 @@ from psyfast.config import ScoreConfig
 from psyfast.engine import Engine
 from psyfast.errors import UsageError
 from psyfast.model.load.assembly import Assembler
+from psyfast.model.load.in_step import ModelsInStep
+from psyfast.model.load.layer_parts import CommonParts
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.pinned import load_pinned
@@ -35,7 +37,8 @@ def test_the_bits_are_those_of_resident_weights(tmp_path, lane, make):
     operators = operators_over(PlainKernels(), lane, CPU)
     traits, files = open_model(located)
     assembler = Assembler(files, traits, lane, CPU, "file")
-    (weights,) = load_pinned([assembler], [assembler], traits.num_layers, operators)
+    models = ModelsInStep([assembler], CommonParts([()], traits), operators.prepare_layer)
+    (weights,) = load_pinned(models, models, CPU)
     resident = load_model(located, operators)
     for _ in range(2):  # the second batch begins with layer 0 after the last one
         got = scores_of(Engine(traits, weights, operators), corpus())

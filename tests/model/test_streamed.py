@@ -14,9 +14,11 @@ from psyfast.errors import ModelError
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.config import traits_from_config
 from psyfast.model.load.config_file import read_config
+from psyfast.model.load.in_step import ModelsInStep
+from psyfast.model.load.layer_parts import CommonParts
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
-from psyfast.model.load.streamed import StreamedWeights
+from psyfast.model.load.streamed import stream
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
 from psyfast.plan.batch import Request, plan_batch
@@ -63,7 +65,8 @@ def batch_of(seed):
 def source(path, operators, **settings):
     traits, files = open_model(locate(str(path)))
     assembler = Assembler(files, traits, operators.lane, operators.device, "here")
-    return StreamedWeights(assembler, traits.num_layers, operators, **settings)
+    models = ModelsInStep([assembler], CommonParts([()], traits), operators.prepare_layer)
+    return stream(models, **settings)[0]
 
 
 def nlls(engine, seed=0):
@@ -90,8 +93,8 @@ def test_streamed_layers_give_the_resident_ones_bits(stored, lane, backend, requ
 def test_so_many_layers_are_in_memory_and_no_more(folder, read_ahead):
     alive, counts = set(), []
 
-    def prepare_layer(layer, num_threads=None):
-        prepared = operators.prepare_layer(layer, num_threads)
+    def prepare_layer(layer, num_threads=None, ready=()):
+        prepared = operators.prepare_layer(layer, num_threads, ready)
         number = len(counts)
         alive.add(number)
         weakref.finalize(prepared, alive.discard, number)
@@ -151,7 +154,7 @@ def test_a_file_that_is_cut_short_meanwhile_is_an_error_and_no_signal(folder, tm
 
 @pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_what_the_thread_stumbles_over_reaches_the_caller(folder, error):
-    def prepare_layer(layer, num_threads=None):
+    def prepare_layer(layer, num_threads=None, ready=()):
         raise error
 
     with source(folder, replace(resolve("cpu"), prepare_layer=prepare_layer)) as weights:

@@ -24,7 +24,8 @@ from psyfast.model.load.stored import require_finite
 from psyfast.model.load.tensors import SafetensorsFiles, TensorFiles, whole
 
 WEIGHTS = "adapter_model"
-ROWS_AT_ONCE = 512
+MERGED_VALUES = 1 << 18
+"""That are summed at a time: 1 MB in fp32, which stays in a core's cache, and in memory that the allocator has."""
 _GREATEST = torch.finfo(torch.float32).max
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -42,6 +43,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "kasa_config": (),
 }
 """Options that change what an adapter computes, with the values (besides none) that do not."""
+
+_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+"""A module's name and which of its factors it is."""
 
 _CHANGES_THE_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 """Initialisations that subtract from the base what they start the adapter with; the base as published is another model."""
@@ -78,9 +82,9 @@ def read_adapter(folder: Path) -> Adapter:
     low_rank, replaced, halves = {}, {}, set()
     for stored in files.shapes:
         name = plain_name(stored.removeprefix("base_model.model."))
-        found = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name)
+        found = _FACTOR.fullmatch(name)
         if found is None:
-            replaced[re.sub(r"\.(base_layer|modules_to_save)\.", ".", name)] = whole(files, stored)
+            replaced[_saved_whole(name)] = whole(files, stored)
             continue
         module, is_embedding = found[1], found[2] is not None
         if module in halves:
@@ -101,10 +105,22 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(folder, files.files, low_rank, replaced)
 
 
-def brings_a_head(folder: Path) -> bool:
-    """Whether an adapter changes the final norm or the LM head, by the names of its tensors alone."""
+def changed_by(folder: Path) -> frozenset[str]:
+    """The model's tensors that an adapter changes, by the names of its own alone."""
     names = (plain_name(name.removeprefix("base_model.model.")) for name in SafetensorsFiles(folder, WEIGHTS).shapes)
-    return any(name.startswith(("lm_head.", FINAL_NORM + ".")) for name in names)
+    return frozenset(
+        found[1] + ".weight" if (found := _FACTOR.fullmatch(name)) else _saved_whole(name) for name in names
+    )
+
+
+def brings_a_head(folder: Path) -> bool:
+    """Whether an adapter changes the final norm or the LM head."""
+    return any(name.startswith(("lm_head.", FINAL_NORM + ".")) for name in changed_by(folder))
+
+
+def _saved_whole(name: str) -> str:
+    """The model's tensor that stands in an adapter under this name."""
+    return re.sub(r"\.(base_layer|modules_to_save)\.", ".", name)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
@@ -205,8 +221,9 @@ class AdaptedFiles:
         if part is None:
             self._read_base(name, out, first_row)
             return
-        for begin in range(0, len(out), ROWS_AT_ONCE):
-            piece = out[begin : begin + ROWS_AT_ONCE]
+        step = max(1, MERGED_VALUES // out.shape[1])
+        for begin in range(0, len(out), step):
+            piece = out[begin : begin + step]
             start = first_row + begin
             values = torch.empty(piece.shape)
             self._read_base(name, values, start)

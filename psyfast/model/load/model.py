@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from psyfast.errors import ModelError
-from psyfast.model.load.adapter import AdaptedFiles, brings_a_head, read_adapter
+from psyfast.model.load.adapter import AdaptedFiles, brings_a_head, changed_by, read_adapter
 from psyfast.model.load.assembly import Assembler
 from psyfast.model.load.checks import check_tensors, check_tied_head
 from psyfast.model.load.config import quantisation_of, traits_from_config
@@ -20,16 +20,20 @@ from psyfast.model.load.config_file import read_config
 from psyfast.model.load.config_values import positive_at
 from psyfast.model.load.fused_experts import FusedExperts, is_fused, refuse_fused
 from psyfast.model.load.gguf_config import traits_from_gguf
+from psyfast.model.load.in_step import ModelsInStep
+from psyfast.model.load.layer_parts import CommonParts
 from psyfast.model.load.locate import Located
 from psyfast.model.load.names import EMBEDDING
 from psyfast.model.load.pinned import PinnedWeights, load_pinned
 from psyfast.model.load.quantised.files import QuantisedFiles, method_of
-from psyfast.model.load.shared import LAYERS_AT_ONCE, SharedFiles
-from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights
+from psyfast.model.load.shared import SharedFiles
+from psyfast.model.load.streamed import READ_AHEAD, StreamedWeights, stream
 from psyfast.model.load.tensors import GgufFile, SafetensorsFiles, TensorFiles
-from psyfast.model.load.weights import ResidentWeights, load_resident, loading_threads
+from psyfast.model.load.weights import ResidentWeights, load_resident
 from psyfast.model.traits import Traits
 from psyfast.ops.registry import Operators
+
+WeightsOfModel = ResidentWeights | StreamedWeights | PinnedWeights
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class LoadedModel:
 
     model_id: str
     traits: Traits
-    weights: ResidentWeights | StreamedWeights | PinnedWeights
+    weights: WeightsOfModel
     files: tuple[Path, ...]
     stored_as: tuple[str, ...]
     keeps_head: bool = True
@@ -119,23 +123,16 @@ def load_together(
     assert all(one.path == base.path for one in located)
     traits, files = _open_base(base)
     check_tied_head(files, traits, where)
-    if len(located) > 1:
-        at_once = LAYERS_AT_ONCE if streamed else loading_threads()
-        files = SharedFiles(files, len(located), at_once)
+    common = common_parts(located, traits)
+    shared = SharedFiles(files, common.read_again(files.shapes)) if len(located) > 1 else None
     try:
-        adapted = [_adapted(files, one, traits) for one in located]
-        assemblers = [Assembler(one, traits, operators.lane, operators.device, where) for one in adapted]
-        weights: Sequence[ResidentWeights | StreamedWeights | PinnedWeights]
-        if streamed and operators.device.type == "cuda":
-            on_host = [Assembler(one, traits, operators.lane, torch.device("cpu"), where) for one in adapted]
-            weights = load_pinned(on_host, assemblers, traits.num_layers, operators)
-        elif streamed:
-            weights = [
-                StreamedWeights(assembler, traits.num_layers, operators, read_ahead=read_ahead)
-                for assembler in assemblers
-            ]
-        else:
-            weights = load_resident(assemblers, traits.num_layers, operators.prepare_layer)
+        adapted = [_adapted(shared or files, one, traits) for one in located]
+
+        def in_step(device: torch.device) -> ModelsInStep:
+            assemblers = [Assembler(one, traits, operators.lane, device, where) for one in adapted]
+            return ModelsInStep(assemblers, common, operators.prepare_layer, shared)
+
+        weights = _weights(in_step, operators.device, read_ahead if streamed else None)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         raise ModelError(f"{where}: cannot be loaded ({error}); where memory is short, use a smaller model") from error
     return [
@@ -144,10 +141,27 @@ def load_together(
     ]
 
 
+def _weights(
+    in_step: Callable[[torch.device], ModelsInStep], device: torch.device, read_ahead: int | None
+) -> Sequence[WeightsOfModel]:
+    """Of models whose tensors can be read to any device. read_ahead: None: all layers stay in memory."""
+    models = in_step(device)
+    if read_ahead is None:
+        return load_resident(models)
+    if device.type == "cuda":
+        return load_pinned(in_step(torch.device("cpu")), models, device)
+    return stream(models, read_ahead)
+
+
 def _adapted(files: TensorFiles, located: Located, traits: Traits) -> TensorFiles:
     if located.adapter is None:
         return files
     return AdaptedFiles(files, read_adapter(located.adapter), tied_head=traits.tied_head)
+
+
+def common_parts(located: Sequence[Located], traits: Traits) -> CommonParts:
+    """What models of one base have in common, by the names of the tensors that their adapters change."""
+    return CommonParts([frozenset() if one.adapter is None else changed_by(one.adapter) for one in located], traits)
 
 
 def num_heads_of(located: Sequence[Located]) -> int:

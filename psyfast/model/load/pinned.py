@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from psyfast.model.load.assembly import Assembler, Embedding
-from psyfast.ops.gpu.pinned import PinnedLayers
+from psyfast.model.load.assembly import Embedding
+from psyfast.model.load.in_step import ModelsInStep
+from psyfast.ops.gpu.pinned import PinnedLayers, pinned_together
 from psyfast.ops.records import HeadWeights, PreparedLayer, Rope
-from psyfast.ops.registry import Operators
 
 
 @dataclass(frozen=True)
@@ -39,35 +39,33 @@ class PinnedWeights:
         self.layers.close()
 
 
-def load_pinned(
-    on_host: Sequence[Assembler], on_device: Sequence[Assembler], num_layers: int, operators: Operators
-) -> list[PinnedWeights]:
+def load_pinned(on_host: ModelsInStep, on_device: ModelsInStep, device: torch.device) -> list[PinnedWeights]:
     """Read every layer into host memory, prepared, for each of some models that have a base in common.
 
     on_host, on_device: of the same files. Raises ModelError.
     """
-    prepared = [
-        [operators.prepare_layer(assembler.layer(idx), num_threads=1) for assembler in on_host]
-        for idx in range(num_layers)
+    layers = [
+        [on_host.layer(idx, which, num_threads=1) for which in range(on_host.num_models)]
+        for idx in range(on_host.num_layers)
     ]
+    moved: dict[int, Any] = {}
+    models = [[_with_rope_on(device, layer, moved) for layer in of_one] for of_one in zip(*layers, strict=True)]
     return [
-        PinnedWeights(
-            assembler.embedding(),
-            PinnedLayers(_with_ropes_on(operators.device, [layers[which] for layers in prepared]), operators.device),
-            assembler.head(),
+        PinnedWeights(embedding, source, head)
+        for embedding, source, head in zip(
+            on_device.embeddings(), pinned_together(models, device), on_device.heads(), strict=True
         )
-        for which, assembler in enumerate(on_device)
     ]
 
 
-def _with_ropes_on(device: torch.device, layers: Sequence[PreparedLayer]) -> list[PreparedLayer]:
-    """Layers of one rotary embedding share its record, by which a batch's tables of angles are found again."""
-    moved: dict[int, Rope] = {}
-    found = []
-    for layer in layers:
-        rope: Rope | None = None if layer.attn_in is None else layer.attn_in.rope
-        if rope is not None:
-            ours = moved.setdefault(id(rope), replace(rope, inv_freq=rope.inv_freq.to(device)))
-            layer = replace(layer, attn_in=replace(layer.attn_in, rope=ours))
-        found.append(layer)
-    return found
+def _with_rope_on(device: torch.device, layer: PreparedLayer, moved: dict[int, Any]) -> PreparedLayer:
+    """Layers of one rotary embedding share its record, by which a batch's tables of angles are found again.
+
+    moved: by the identity of what was moved, which must not change meanwhile: layers that have a part in common go on having it.
+    """
+    attn_in = layer.attn_in
+    rope: Rope | None = None if attn_in is None else attn_in.rope
+    if rope is None:
+        return layer
+    ours = moved.setdefault(id(rope), replace(rope, inv_freq=rope.inv_freq.to(device)))
+    return replace(layer, attn_in=moved.setdefault(id(attn_in), replace(attn_in, rope=ours)))

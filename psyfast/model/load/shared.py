@@ -1,47 +1,32 @@
-"""A base's tensors for several adapters at once: each matrix of its layers is read and de-quantised once for all of them."""
+"""A base's tensors for several adapters at once: what more than one of them merges with is read and de-quantised once."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from math import prod
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from psyfast.model.load.tensors import TensorFiles, whole
 
-LAYERS_AT_ONCE = 2
-"""Of streamed models: one reader may be a whole layer ahead of another."""
-_LAYER = re.compile(r"model\.layers\.\d+\.")
-
-
-@dataclass
-class _Kept:
-    """A matrix's values, once somebody has asked for them, and how many rows have been handed out."""
-
-    lock: Lock = field(default_factory=Lock)
-    values: Tensor | None = None
-    rows_given: int = 0
-
 
 class SharedFiles:
-    """A base under the interface of its files, for so many readers in step, each in a thread of its own or all in one.
+    """A base under the interface of its files, for readers that take a layer one after the other.
 
-    A layer's matrix is kept from its first row asked for until every reader has had all of them; matrices of
-    layers_at_once layers at most. Readers that are further apart get the same values and cost another reading.
+    The matrices read_again are kept from their first rows asked for until `forget`, all others read as they are asked
+    for. Safe for threads that read rows of their own, as those do that pack a layer.
     """
 
-    def __init__(self, base: TensorFiles, num_readers: int, layers_at_once: int = LAYERS_AT_ONCE) -> None:
-        self._base, self._num_readers = base, num_readers
-        matrices = Counter(layer[0] for name, shape in base.shapes.items() if (layer := _layer_of(name, shape)))
-        self._max_kept = layers_at_once * max(matrices.values(), default=0)
+    def __init__(self, base: TensorFiles, read_again: Collection[str]) -> None:
+        self._base, self._read_again = base, read_again
         self.shapes: Mapping[str, tuple[int, ...]] = base.shapes
         self.files: tuple[Path, ...] = base.files
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: dict[str, _Kept] = {}
         self._lock = Lock()
 
     def stored_name(self, name: str) -> str:
@@ -58,27 +43,24 @@ class SharedFiles:
 
     def read_into(self, name: str, out: Tensor, first_row: int = 0) -> None:
         """Rows from first_row on."""
-        if _layer_of(name, self.shapes[name]) is None:
+        if name not in self._read_again:
             self._base.read_into(name, out, first_row)
             return
-        kept = self._kept_of(name)
-        with kept.lock:
-            if kept.values is None:
-                kept.values = whole(self._base, name)
-            values = kept.values
-        out.copy_(values[first_row : first_row + len(out)])
-        with self._lock:
-            kept.rows_given += len(out)
-            if kept.rows_given >= self._num_readers * self.shapes[name][0] and self._kept.get(name) is kept:
-                del self._kept[name]
-
-    def _kept_of(self, name: str) -> _Kept:
         with self._lock:
             if name not in self._kept:
-                self._kept[name] = _Kept()
-                if len(self._kept) > self._max_kept:
-                    self._kept.popitem(last=False)
-            return self._kept[name]
+                self._kept[name] = _Kept(self.shapes[name], self._base.dtype(name))
+            kept = self._kept[name]
+        rows = slice(first_row, first_row + len(out))
+        if not kept.is_there[rows].all():
+            self._base.read_into(name, kept.values[rows], first_row)
+            kept.is_there[rows] = True
+        out.copy_(kept.values[rows])
+
+    def forget(self, prefix: str) -> None:
+        """Let go of the matrices whose names begin so: all have read them."""
+        with self._lock:
+            for name in [name for name in self._kept if name.startswith(prefix)]:
+                del self._kept[name]
 
     def gather(self, name: str, rows_N: Tensor) -> Tensor:
         """Some rows."""
@@ -89,15 +71,22 @@ class SharedFiles:
         return self._base.stored_as()
 
 
-def kept_bytes(base: TensorFiles) -> int:
-    """Memory of the base's matrices that are kept while adapters over it are streamed, at most."""
+class _Kept:
+    """A matrix's values, and which of its rows have been read."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        # numpy asks the system for huge pages and torch does not: its memory is sooner there.
+        memory = np.empty(prod(shape) * dtype.itemsize, np.uint8)
+        self.values = torch.from_numpy(memory).view(dtype).view(shape)
+        self.is_there = np.zeros(shape[0], bool)
+
+
+def kept_bytes(
+    read_again: Collection[str], shapes: Mapping[str, tuple[int, ...]], value_bytes: Callable[[str], int]
+) -> int:
+    """Memory of what is kept while a layer is prepared, at most. value_bytes: of a tensor's values, as they are read."""
     by_layer: Counter[str] = Counter()
-    for name, shape in base.shapes.items():
-        if layer := _layer_of(name, shape):
-            by_layer[layer[0]] += shape[0] * shape[1] * base.dtype(name).itemsize
-    return sum(num_bytes for _, num_bytes in by_layer.most_common(LAYERS_AT_ONCE))
-
-
-def _layer_of(name: str, shape: tuple[int, ...]) -> re.Match[str] | None:
-    """The layer's part of a name; None where it is no matrix of a layer."""
-    return _LAYER.match(name) if len(shape) == 2 else None
+    for name in read_again:
+        rows, columns = shapes[name]
+        by_layer[name.split(".")[2]] += rows * columns * value_bytes(name)
+    return max(by_layer.values(), default=0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from psyfast.model.load.assembly import Assembler, Embedding
+from psyfast.model.load.assembly import Embedding
+from psyfast.model.load.in_step import ModelsInStep
 from psyfast.ops.records import HeadWeights, PreparedLayer
 
 MAX_THREADS = 8
@@ -45,22 +45,20 @@ class ResidentWeights:
         """Nothing is under way."""
 
 
-def load_resident(
-    assemblers: Sequence[Assembler],
-    num_layers: int,
-    prepare_layer: Callable[..., PreparedLayer] = PreparedLayer.as_loaded,
-) -> list[ResidentWeights]:
+def load_resident(models: ModelsInStep) -> list[ResidentWeights]:
     """Read every layer and prepare it, for each of some models that have a base in common. Raises ModelError.
 
-    prepare_layer: of the operators that will run them. Matrices go straight from the file into their prepared form.
+    Matrices go straight from the file into their prepared form.
     """
+
+    def layers_of(layer_idx: int) -> list[PreparedLayer]:
+        return [models.layer(layer_idx, which, num_threads=1) for which in range(models.num_models)]
+
     with ThreadPoolExecutor(loading_threads()) as pool:
-
-        def layers_of(idx: int) -> list[PreparedLayer]:
-            return [prepare_layer(assembler.layer(idx), num_threads=1) for assembler in assemblers]
-
-        prepared = list(pool.map(layers_of, range(num_layers)))
+        layers = list(pool.map(layers_of, range(models.num_layers)))
     return [
-        ResidentWeights(assembler.embedding(), tuple(layers[which] for layers in prepared), assembler.head())
-        for which, assembler in enumerate(assemblers)
+        ResidentWeights(embedding, tuple(prepared), head)
+        for embedding, prepared, head in zip(
+            models.embeddings(), zip(*layers, strict=True), models.heads(), strict=True
+        )
     ]

@@ -5,8 +5,9 @@ Letters as in kernel_set.py; C the columns of the projection, (H + 2K) · E.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from psyfast.ops.expert_sizes import check_experts
 from psyfast.ops.gpu.kernel_set import DeltaSizes, DeviceKernels, DeviceNorm, HeadsShape, HeadsTraits
 from psyfast.ops.gpu.products import OPERAND
 from psyfast.ops.records import (
+    NOTHING_READY,
     AttentionParams,
     AttnInWeights,
     AttnOutWeights,
@@ -133,34 +135,44 @@ class DeviceHead:
 
 
 def prepare_layer(
-    layer: LayerWeights, num_threads: int | None = None, *, kernels: DeviceKernels, lane: Lane
+    layer: LayerWeights,
+    num_threads: int | None = None,
+    ready: Mapping[str, Any] = NOTHING_READY,
+    *,
+    kernels: DeviceKernels,
+    lane: Lane,
 ) -> PreparedLayer:
-    """A layer's weights, where they are (num_threads: there is no work for more).
+    """A layer's weights, where they are (num_threads: there is no work for more). ready: parts that are taken as they are.
 
     Raises BackendError for weights that do not fit together, and for what the kernels do not have.
     """
     dtype = OPERAND[lane]
+
+    def part(name: str, prepare: Callable[..., Any], *values: Any) -> Any:
+        weights = getattr(layer, name)
+        return ready.get(name) if weights is None or name in ready else prepare(weights, *values)
+
     if layer.delta_rule is not None:
         delta = layer.delta_rule
         D, width = delta.qkv_proj.shape[-1], delta.num_value_heads * delta.value_dim
         return PreparedLayer(
             attn_in=None,
             attention=None,
-            attn_out=_attn_out(layer.attn_out, D, width, dtype),
-            mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
-            delta_rule=_delta_rule(delta, dtype, kernels),
-            experts=None if layer.experts is None else prepare_experts(layer.experts, D, lane),
+            attn_out=part("attn_out", _attn_out, D, width, dtype),
+            mlp=part("mlp", _mlp, D, dtype),
+            delta_rule=part("delta_rule", _delta_rule, dtype, kernels),
+            experts=part("experts", prepare_experts, D, lane),
         )
     assert layer.attn_in is not None and layer.attention is not None
-    attn_in = _attn_in(layer.attn_in, dtype)
+    attn_in: DeviceAttnIn = part("attn_in", _attn_in, dtype)
     H, E, D = attn_in.shape.num_heads, attn_in.shape.head_dim, attn_in.qkv_proj.shape[1]
     kernels.tile_shape(E, dtype)  # refuses a head size that has no kernel
     return PreparedLayer(
         attn_in=attn_in,
         attention=_attention(layer.attention, H),
-        attn_out=_attn_out(layer.attn_out, D, H * E, dtype),
-        mlp=None if layer.mlp is None else _mlp(layer.mlp, D, dtype),
-        experts=None if layer.experts is None else prepare_experts(layer.experts, D, lane),
+        attn_out=part("attn_out", _attn_out, D, H * E, dtype),
+        mlp=part("mlp", _mlp, D, dtype),
+        experts=part("experts", prepare_experts, D, lane),
     )
 
 
