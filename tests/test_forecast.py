@@ -142,6 +142,9 @@ def test_adapters_in_step_are_planned_as_the_run_has_them(tmp_path, data, weight
     if weights == "resident":
         alone = planned(base, data, **settings)
         assert alone.memory["layers"] < found[0].memory["layers"] < 2.5 * alone.memory["layers"]
+    command = ["plan", str(data), "--model", str(base), "--adapter", f"{tmp_path / 'a'},none,{tmp_path / 'b'}"]
+    shown = CliRunner().invoke(app, command)
+    assert " ".join(shown.output.split()).count("GB for 3 models in step") == 3, shown.output
     (base / "model.safetensors").unlink()  # they need not be there: the adapters are
     without = forecast(ScoreConfig(models=names, sources=(str(data),), **settings))
     assert [one.memory["layers"] for one in without] == [one.memory["layers"] for one in found]
