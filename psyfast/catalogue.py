@@ -112,9 +112,9 @@ def _rope_in_words(rope: RopeTraits | None) -> str:
 def families_table() -> Table:
     """One line a family."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("architecture", style="bold", no_wrap=True)
+    table.add_column("architecture", style="bold", overflow="fold")  # cut off, it would be no name
     table.add_column("GGUF", no_wrap=True)
-    table.add_column("differs from the plain decoder in", ratio=1)
+    table.add_column("differs from the plain decoder in", overflow="fold")
     for family in families():
         table.add_row(family["architecture"], family["gguf"] or "–", "; ".join(family["differs"]) or "–")
     return table
