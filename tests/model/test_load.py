@@ -255,6 +255,27 @@ def test_what_turns_of_a_head_in_gguf_is_the_number_that_the_file_says():
     assert len(traits.rope.inv_freq(traits.head_dim)) == 13
 
 
+GGUF_SIZES = {
+    "block_count": 4,
+    "context_length": 99,
+    "embedding_length": 48,
+    "feed_forward_length": 8,
+    "attention.head_count": 4,
+    "attention.key_length": 12,
+}
+
+
+def traits_of_metadata(architecture, said):
+    metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": said[key] for key in said}}
+    return traits_from_gguf(metadata, {"model.embed_tokens.weight": (9, 48)}, "file")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "smollm3", "gemma2"])
+def test_a_gguf_file_silent_of_heads_of_keys_has_as_many_as_of_queries(architecture):
+    """As llama.cpp reads it, whatever transformers' default is."""
+    assert traits_of_metadata(architecture, GGUF_SIZES).num_kv_heads == 4
+
+
 @pytest.mark.parametrize("head", ["again", "its own", "misshapen"])
 def test_a_head_beside_a_tied_embedding_must_be_the_embedding(tmp_path, head):
     """transformers 5 takes the stored one, earlier versions the embedding."""

@@ -39,6 +39,7 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
         raise ModelError(f"{where}: GGUF architecture '{architecture}' is not supported; supported: {known}")
     config = {
         **family.defaults,
+        "num_key_value_heads": None,  # as many as heads of queries for llama.cpp, whatever the family's default
         "architectures": [family.architecture],
         "tie_word_embeddings": "lm_head.weight" not in tensors,
         "vocab_size": tensors.get("model.embed_tokens.weight", (0, 0))[0],
