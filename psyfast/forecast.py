@@ -37,7 +37,7 @@ from psyfast.ops.records import Lane
 from psyfast.ops.registry import Operators, resolve
 from psyfast.plan.flops import NO_FLOP, RequiredFlop, required_flop
 from psyfast.plan.pages import PAGE_SLOTS
-from psyfast.plan.windows import windows
+from psyfast.plan.windows import MIN_WINDOW_SLOTS, windows
 from psyfast.preparation import Work, prepared
 from psyfast.process_memory import planned_memory_of
 from psyfast.scoring import chat_template_of, threads
@@ -136,8 +136,11 @@ def _of_model(config: ScoreConfig, operators: Operators, located: Located, devic
     )
     window_slots = memory.window_slots if memory else config.window_slots or DEVICE_WINDOW_SLOTS
     counted = _count(config, located, traits, tokenizer, window_slots)
-    if memory and counted.largest_slots > memory.max_slots:
-        memory = planned_memory_of(config, operators, traits, value_bytes, located.name, slots=counted.largest_slots)
+    if memory:  # again, as a run plans it: with what reading the data leaves in the process, and the longest transcript
+        slots = counted.largest_slots if counted.largest_slots > window_slots else MIN_WINDOW_SLOTS
+        memory = planned_memory_of(
+            config, operators, traits, value_bytes, located.name, slots=slots, window_slots=config.window_slots
+        )
     peak, shares = _rate(config, operators, device)
     streamed = memory is not None and memory.weights == "streamed"
     passes = counted.num_windows if streamed else 1
