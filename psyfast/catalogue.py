@@ -133,12 +133,12 @@ def _rope_in_words(rope: RopeTraits | None) -> str:
     return f"rope base {rope.base:,.0f}{scaling}{share}"
 
 
-def families_table() -> Table:
-    """One line a family."""
+def families_table(columns: int) -> Table:
+    """One line a family, on a terminal of so many columns."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    # The last column is narrowed first; this one is folded, not cut off: it would be no name.
     longest = max(len(family.architecture) for family in FAMILIES)
-    table.add_column("architecture", style="bold", overflow="fold", width=longest)
+    is_wide = columns >= 2 * longest  # else a name is folded: cut off, it would be none
+    table.add_column("architecture", style="bold", no_wrap=is_wide, overflow="fold")
     table.add_column("GGUF", no_wrap=True)
     table.add_column("differs from the plain decoder in", overflow="fold")
     for family in families():

@@ -25,7 +25,8 @@ def models(
     if model is None:
         if revision is not None:
             raise UsageError(f"--revision {revision} is of a model, and none was named; name one, or leave it out")
-        typer.echo(json.dumps(families(), indent=1)) if as_json else terminal().print(families_table())
+        console = terminal()
+        typer.echo(json.dumps(families(), indent=1)) if as_json else console.print(families_table(console.width))
         return
     found = describe_model(model, revision)
     typer.echo(json.dumps(found, indent=1)) if as_json else terminal().print(model_table(found))
