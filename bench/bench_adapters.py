@@ -3,10 +3,10 @@
     python bench/bench_adapters.py --adapters 1 4 --rounds 3
 
 Makes a model folder of random codes in nf4 and LoRAs over it (the 8b shape, 4 layers: 1 GB, deleted afterwards): of every
-projection, and of q_proj and v_proj alone, peft's choice for Llama, where five sixths of the weights are common to all. Each
+projection, and of q_proj and v_proj alone, peft's choice for Llama, where nearly nine tenths of the weights are common to all. Each
 measurement is a process of its own, one of every kind in turn; processor seconds beside those by the clock, for a machine
 that others use meanwhile. Scoring is the second batch of a process: the first bears what is done once. A round more with
-one thread counts what loading spends in which part. Prints one JSON line a weights' mode, with medians.
+one thread counts what loading spends in which part. Prints a JSON line for targets and a weights' mode, with medians.
 """
 
 from __future__ import annotations
