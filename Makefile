@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo
+# Tests run side by side, each file's in one process; how many of those, tests/conftest.py says. WORKERS=0: one after another.
+WORKERS := auto
+PYTEST := python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := $(wildcard csrc/*.h csrc/*.cc csrc/*.inc csrc/*/*.cc csrc/*/*.inc bindings/*.h bindings/*.cc tests/native/*.cc tests/native/*/*.h \
   kernels/cuda/*.h kernels/cuda/*.cu kernels/cuda/emulation/*.h)
@@ -17,8 +20,8 @@ demo: $(VENV)/demo.stamp
 
 # Triton's interpreter is chosen when a kernel module is imported: a process of its own.
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/interpreted
+	$(BIN)/$(PYTEST)
+	TRITON_INTERPRET=1 $(BIN)/$(PYTEST) --dist worksteal tests/interpreted
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -64,7 +67,7 @@ gpu-table: $(VENV)/dev.stamp
 # GPU machines often have an older stack: the kernels interpreted and compiled by the oldest Triton that is supported, from
 # the bare source tree, in an environment that has nothing else.
 triton36: .venv-triton36/installed
-	TRITON_INTERPRET=1 .venv-triton36/bin/python -m pytest -q tests/interpreted/test_exact_bfloat16.py \
+	TRITON_INTERPRET=1 .venv-triton36/bin/$(PYTEST) --dist worksteal -q tests/interpreted/test_exact_bfloat16.py \
 	  tests/interpreted/test_attention.py tests/interpreted/test_triton_kernels.py tests/interpreted/test_gpu_check.py
 	.venv-triton36/bin/python -m pytest -q tests/builds
 
@@ -78,7 +81,7 @@ sanitize: $(VENV)/build.stamp
 	cmake -S . -B build/sanitize -G Ninja -DPSY_PYTHON=OFF -DPSY_NATIVE_TESTS=ON -DPSY_WERROR=ON \
 	  -DPSY_SANITIZE=address,undefined
 	cmake --build build/sanitize
-	ctest --test-dir build/sanitize --output-on-failure
+	ctest --test-dir build/sanitize --output-on-failure -j 2
 
 # The same under ThreadSanitizer: with clang, whose OpenMP tells it what its threads wait for (Debian: clang,
 # libomp-dev).
@@ -86,7 +89,7 @@ race: $(VENV)/build.stamp
 	cmake -S . -B build/race -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DPSY_PYTHON=OFF -DPSY_NATIVE_TESTS=ON \
 	  -DPSY_SANITIZE=thread
 	cmake --build build/race
-	TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" ctest --test-dir build/race --output-on-failure
+	TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" ctest --test-dir build/race --output-on-failure -j 2
 
 # On a machine with a GPU, with its own Python and nothing installed: under eight minutes, report in build/gpu-check
 # (docs/gpu.md). Without one: exit code 3, which make shows as an error.

@@ -136,9 +136,11 @@ def _rope_in_words(rope: RopeTraits | None) -> str:
 def families_table() -> Table:
     """One line a family."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("architecture", style="bold", no_wrap=True)
+    # The last column is narrowed first; this one is folded, not cut off: it would be no name.
+    longest = max(len(family.architecture) for family in FAMILIES)
+    table.add_column("architecture", style="bold", overflow="fold", width=longest)
     table.add_column("GGUF", no_wrap=True)
-    table.add_column("differs from the plain decoder in", ratio=1)
+    table.add_column("differs from the plain decoder in", overflow="fold")
     for family in families():
         table.add_row(family["architecture"], family["gguf"] or "–", "; ".join(family["differs"]) or "–")
     return table

@@ -183,10 +183,11 @@ def _of_model(
     memory = None if device else _memory(config, operators, group, config.window_slots)
     window_slots = memory.window_slots if memory else config.window_slots or DEVICE_WINDOW_SLOTS
     counted = _count(config, located, traits, tokenizer, window_slots)
-    if memory and counted.largest_slots > memory.max_slots:
-        if len(group) > 1:  # then they are run one after the other
-            return _of_model(config, operators, located, device, [located])
-        memory = _memory(config, operators, group, None, counted.largest_slots)
+    if memory and counted.largest_slots > memory.max_slots and len(group) > 1:  # then they are run one after the other
+        return _of_model(config, operators, located, device, [located])
+    if memory:  # again, as a run plans it: with what reading the data leaves in the process, and the longest transcript
+        slots = counted.largest_slots if counted.largest_slots > window_slots else MIN_WINDOW_SLOTS
+        memory = _memory(config, operators, group, config.window_slots, slots)
     peak, shares = _rate(config, operators, device)
     streamed = memory is not None and memory.weights == "streamed"
     passes = counted.num_windows if streamed else 1

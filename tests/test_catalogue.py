@@ -1,6 +1,7 @@
 """`psyfast models`: what it says of families and of models that load, or do not."""
 
 import json
+from collections import Counter
 
 import pytest
 from typer.testing import CliRunner
@@ -11,8 +12,8 @@ from psyfast.model.families import FAMILIES
 from tests.family_models import make_case
 
 
-def run(*words):
-    return CliRunner().invoke(app, ["models", *map(str, words)])
+def run(*words, columns=80):
+    return CliRunner().invoke(app, ["models", *map(str, words)], env={"COLUMNS": str(columns)})
 
 
 def test_every_family_is_listed():
@@ -25,6 +26,18 @@ def test_every_family_is_listed():
     printed = run().stdout
     assert all(family.architecture in printed for family in FAMILIES)
     assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", [34, 40, 60, 200])
+def test_a_terminal_of_any_width_shows_the_same(columns):
+    """Folded: every sign that 80 columns show, and none that does not fit."""
+
+    def signs(printed):
+        return Counter(printed) - Counter({sign: len(printed) for sign in " \n─"})
+
+    printed = run(columns=columns).stdout
+    assert max(map(len, printed.splitlines())) <= columns
+    assert signs(printed) == signs(run().stdout)
 
 
 def test_a_model_is_described(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,15 @@ def model(tmp_path_factory):
     return make_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "mine.jsonl"
+def write_data(path):
     rows = [{"text": "You press <<A>>. You press <<B>>.", "participant": i, "options": ["A", "B"]} for i in range(3)]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path / "mine.jsonl")
 
 
 def psyfast(*arguments, **environment):
@@ -35,6 +39,20 @@ def psyfast(*arguments, **environment):
         text=True,
         env={**os.environ, "COLUMNS": "80", **environment},
     )
+
+
+@pytest.fixture(scope="module")
+def scored(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    done = psyfast("score", write_data(folder / "mine.jsonl"), "--model", model, "-o", folder / "run")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def run(scored, tmp_path):
+    """A copy of a finished run, to be made again or edited."""
+    return shutil.copytree(scored, tmp_path / "run")
 
 
 def test_score_prints_the_table_and_where_the_results_lie(model, data, tmp_path):
@@ -81,9 +99,8 @@ def test_score_json_is_one_document(model, data, tmp_path):
     assert document["peak"]["share"] > 0
 
 
-def test_making_a_run_again_says_whether_the_bits_agree(model, data, tmp_path):
-    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
-    done = psyfast("score", "--from-manifest", tmp_path / "run" / "manifest.json", "-o", tmp_path / "again")
+def test_making_a_run_again_says_whether_the_bits_agree(run, tmp_path):
+    done = psyfast("score", "--from-manifest", run / "manifest.json", "-o", tmp_path / "again")
     assert done.returncode == 0 and "The same bits in all 6 rows." in done.stdout, done.stderr
 
 
@@ -107,16 +124,14 @@ def test_a_study_may_be_called_like_a_folder_that_is_there(model, data, tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_a_manifest_says_itself_what_to_score(model, data, tmp_path):
-    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
-    done = psyfast("score", "--from-manifest", tmp_path / "run", "-o", tmp_path / "a", "--lane", "fp32", "--limit", "2")
+def test_a_manifest_says_itself_what_to_score(run, tmp_path):
+    done = psyfast("score", "--from-manifest", run, "-o", tmp_path / "a", "--lane", "fp32", "--limit", "2")
     assert done.returncode == 2 and "leave out --lane, --limit" in done.stderr
 
 
-def test_a_manifest_without_its_run_is_no_verdict(model, data, tmp_path):
-    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
+def test_a_manifest_without_its_run_is_no_verdict(run, tmp_path):
     alone = tmp_path / "alone.json"
-    alone.write_bytes((tmp_path / "run" / "manifest.json").read_bytes())
+    alone.write_bytes((run / "manifest.json").read_bytes())
     done = psyfast("score", "--from-manifest", alone, "-o", tmp_path / "again")
     assert done.returncode == 0 and "nothing was compared" in done.stderr and "bits" not in done.stdout
 
@@ -124,20 +139,16 @@ def test_a_manifest_without_its_run_is_no_verdict(model, data, tmp_path):
 @pytest.mark.parametrize(
     "edit", [{"config": ...}, {"config": {"models": 3}}, {"config": {"colour": "red"}}, {"data": []}]
 )
-def test_an_edited_manifest_is_named(model, data, tmp_path, edit):
-    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
-    path = tmp_path / "run" / "manifest.json"
+def test_an_edited_manifest_is_named(run, tmp_path, edit):
+    path = run / "manifest.json"
     manifest = {**json.loads(path.read_text()), **edit}
     path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not ...}))
     done = psyfast("score", "--from-manifest", path, "-o", tmp_path / "again")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
 
 
-def test_other_bits_are_an_exit_code(model, data, tmp_path):
-    assert psyfast("score", data, "--model", model, "-o", tmp_path / "run").returncode == 0
-    again = psyfast(
-        "score", "--from-manifest", tmp_path / "run", "-o", tmp_path / "again", PSYFAST_FORCE_ISA="portable"
-    )
+def test_other_bits_are_an_exit_code(run, tmp_path):
+    again = psyfast("score", "--from-manifest", run, "-o", tmp_path / "again", PSYFAST_FORCE_ISA="portable")
     if "isa: portable and portable" in again.stdout or again.returncode == 0:
         pytest.skip("this machine's level gives the portable level's bits")
     assert again.returncode == 1 and "Not the same bits" in again.stdout and "isa" in again.stdout

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ def planned(model, data, device=None, **settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"share": False}, {"conditions": ("plain", "no-history")}, {"window_slots": 2048}]
+    "settings", [{}, {"share": False}, {"conditions": ("plain", "no-history")}, {"window_slots": 1024}]
 )
 def test_the_counts_are_those_of_the_run(tmp_path, data, settings):
     model = make_llama(tmp_path / "model", max_position_embeddings=8192)
@@ -55,7 +56,20 @@ def test_the_counts_are_those_of_the_run(tmp_path, data, settings):
     if settings.get("share", True):
         assert found.counted.required.total / 1e9 == pytest.approx(run["peak"]["required_gflop"])
     assert found.window_slots == run["models"]["model"]["window_slots"]
+    assert found.memory["window"] == run["models"]["model"]["memory"]["bytes_of"]["window"]
     assert found.disk_bytes == (model / "model.safetensors").stat().st_size
+
+
+def test_memory_has_what_reading_the_data_left(tmp_path, data, monkeypatch):
+    model, counts, kept = make_llama(tmp_path / "model", max_position_embeddings=8192), forecast_module._count, []
+
+    def keeping(*arguments):
+        kept.append(np.ones(25_000_000))  # 200 MB
+        return counts(*arguments)
+
+    before = planned(model, data).memory["process"]
+    monkeypatch.setattr(forecast_module, "_count", keeping)
+    assert planned(model, data).memory["process"] > before + 150_000_000
 
 
 def test_time_is_arithmetic_over_a_rate(tmp_path, data):
@@ -142,6 +156,9 @@ def test_adapters_in_step_are_planned_as_the_run_has_them(tmp_path, data, weight
     if weights == "resident":
         alone = planned(base, data, **settings)
         assert alone.memory["layers"] < found[0].memory["layers"] < 2.5 * alone.memory["layers"]
+    command = ["plan", str(data), "--model", str(base), "--adapter", f"{tmp_path / 'a'},none,{tmp_path / 'b'}"]
+    shown = CliRunner().invoke(app, command)
+    assert " ".join(shown.output.split()).count("GB for 3 models in step") == 3, shown.output
     (base / "model.safetensors").unlink()  # they need not be there: the adapters are
     without = forecast(ScoreConfig(models=names, sources=(str(data),), **settings))
     assert [one.memory["layers"] for one in without] == [one.memory["layers"] for one in found]

@@ -50,24 +50,25 @@ def fp32(token_ids):
     return engine, [nlls(engine, [ids])[0] for ids in token_ids]
 
 
-def transformers_nlls(sequences, dtype):
-    from transformers import AutoModelForCausalLM
-
-    path = locate(MODEL).path
-    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype).eval()
+def transformers_nlls(sequences, model):
     found = []
     for ids in sequences:
         with torch.inference_mode():
             logits = model(torch.from_numpy(ids)[None]).logits[0, :-1]
         logprobs = logits.log_softmax(-1)  # in the model's own type, as the study's script computes it
         found.append(-logprobs.gather(1, torch.from_numpy(ids[1:])[:, None])[:, 0].double().numpy())
-    return found
+    return np.concatenate(found)
 
 
 def test_both_lanes_err_less_than_transformers_bf16(token_ids, fp32):
-    some = token_ids[:2]
-    truth = np.concatenate(transformers_nlls(some, torch.float32))
-    theirs = np.concatenate(transformers_nlls(some, torch.bfloat16))
+    from transformers import AutoModelForCausalLM
+
+    some, path = token_ids[:2], locate(MODEL).path
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
+    truth = transformers_nlls(some, model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()  # as when loaded so; model.bfloat16() rounds rotary frequencies, too
+    theirs = transformers_nlls(some, model)
     ours = np.concatenate(nlls(engine_of(Lane.BF16), some))
     assert np.abs(np.concatenate(fp32[1][:2]) - truth).max() < 2e-3
     our_error, their_error = np.abs(ours - truth).mean(), np.abs(theirs - truth).mean()

@@ -22,7 +22,8 @@ class Family:
     read; gguf_pairs: there, rows of q and k stand with the two of a rotary pair side by side. bias: of the projections:
     as `attention_bias` says, on q, k and v alone, or none. nth: of `but_every_nth`. rope_a_type: full and windowed layers
     have their own rotary embeddings. honours: keys beyond the plain decoder's that are read (NEUTRAL lists the rest).
-    defaults: what a config means where it is silent. scaled_embedding: by sqrt(hidden_size). can_tie: whether
+    defaults: what a config means where it is silent. null_heads: null in num_key_value_heads says as many as heads of
+    queries, though silence says the default. scaled_embedding: by sqrt(hidden_size). can_tie: whether
     tie_word_embeddings is listened to. num_extra_rows: of the embedding. skips: the key that lists layers which text
     does not run through. vision: prefixes of tensors that text does not need (`model.` before them or not). output_gate:
     of attention. delta: layers mix by the delta rule, all but every nth where `layer_types` does not say. expert_width: the
@@ -55,6 +56,7 @@ class Family:
     sinks: bool = False
     honours: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    null_heads: bool = False
 
 
 NEUTRAL: Mapping[str, Any] = {
@@ -79,7 +81,7 @@ NEUTRAL: Mapping[str, Any] = {
 """Keys that change a decoder's equations, and the value that does not: a family that does not honour one refuses others."""
 
 _BIAS, _WINDOWED = frozenset({"attention_bias"}), frozenset({"sliding_window"})
-_QWEN_2 = {"sliding_window": 4096, "max_window_layers": 28}
+_QWEN_2 = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 _GEMMA = frozenset(
     {
         "attention_bias",
@@ -114,6 +116,7 @@ _GEMMA_3 = {
 _EXPERTS = frozenset({"num_experts", "num_local_experts"})
 _SPARSE = frozenset({"decoder_sparse_step", "mlp_only_layers"})
 _QWEN_3_5 = {
+    "num_key_value_heads": 4,
     "head_dim": 256,
     "partial_rotary_factor": 0.25,
     "linear_conv_kernel_dim": 4,
@@ -125,6 +128,7 @@ _QWEN_3_5 = {
 }
 
 _GPT_OSS = {
+    "num_key_value_heads": 8,
     "attention_bias": True,
     "head_dim": 64,
     "sliding_window": 128,
@@ -151,6 +155,7 @@ FAMILIES: tuple[Family, ...] = (
         windows="late",
         honours=_BIAS | _WINDOWED | {"use_sliding_window"},
         defaults=_QWEN_2,
+        null_heads=True,
     ),
     Family(
         "Qwen3ForCausalLM",
@@ -161,6 +166,7 @@ FAMILIES: tuple[Family, ...] = (
         windows="late",
         honours=_BIAS | _WINDOWED | {"use_sliding_window"},
         defaults={**_QWEN_2, "head_dim": 128},
+        null_heads=True,
     ),
     Family(
         "Qwen3MoeForCausalLM",
@@ -170,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
         qk_norm="head",
         expert_width="moe_intermediate_size",
         honours=_BIAS | _EXPERTS | _SPARSE,
-        defaults={"use_sliding_window": False},
+        defaults={"num_key_value_heads": 4, "use_sliding_window": False},
     ),
     Family(
         "MixtralForCausalLM",
@@ -180,7 +186,13 @@ FAMILIES: tuple[Family, ...] = (
         windows="every",
         expert_width="intermediate_size",
         honours=_WINDOWED | _EXPERTS,
-        defaults={"norm_topk_prob": True, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
+        defaults={
+            "num_key_value_heads": 8,
+            "norm_topk_prob": True,
+            "num_experts_per_tok": 2,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
+        },
     ),
     Family(
         "OlmoeForCausalLM",
@@ -211,7 +223,7 @@ FAMILIES: tuple[Family, ...] = (
         ("mistral",),
         windows="every",
         honours=_WINDOWED,
-        defaults={"sliding_window": 4096},
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
     ),
     Family(
         "Phi3ForCausalLM",
@@ -229,7 +241,13 @@ FAMILIES: tuple[Family, ...] = (
         bias="configured",
         windows="without_rope",
         honours=_BIAS | _WINDOWED | {"use_sliding_window", "no_rope_layers"},
-        defaults={"rope_theta": 2_000_000.0, "no_rope_layer_interval": 4, "tie_word_embeddings": True},
+        defaults={
+            "num_key_value_heads": 4,
+            "rope_theta": 2_000_000.0,
+            "no_rope_layer_interval": 4,
+            "tie_word_embeddings": True,
+        },
+        null_heads=True,
     ),
     Family(
         "Olmo3ForCausalLM",
@@ -293,7 +311,14 @@ FAMILIES: tuple[Family, ...] = (
         windows="late",
         vision=("visual.",),
         honours=_BIAS | _WINDOWED | {"use_sliding_window"},
-        defaults={**_QWEN_2, "max_window_layers": 80, "rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5},
+        defaults={
+            "num_key_value_heads": 8,
+            "sliding_window": 4096,
+            "max_window_layers": 80,
+            "rope_theta": 1_000_000.0,
+            "rms_norm_eps": 1e-5,
+        },
+        null_heads=True,
     ),
     Family(
         "Qwen3VLForConditionalGeneration",
@@ -302,7 +327,8 @@ FAMILIES: tuple[Family, ...] = (
         qk_norm="head",
         vision=("visual.",),
         honours=_BIAS,
-        defaults={"head_dim": 128, "rope_theta": 500_000.0},
+        defaults={"num_key_value_heads": 32, "head_dim": 128, "rope_theta": 500_000.0},
+        null_heads=True,
     ),
     Family(
         "Qwen3_5ForCausalLM",
@@ -337,6 +363,7 @@ FAMILIES: tuple[Family, ...] = (
         skips="cross_attention_layers",
         vision=("vision_model.", "multi_modal_projector."),
         defaults={
+            "num_key_value_heads": 8,
             "rope_theta": 500_000.0,
             "rms_norm_eps": 1e-5,
             "cross_attention_layers": (3, 8, 13, 18, 23, 28, 33, 38),

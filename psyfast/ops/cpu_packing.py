@@ -14,7 +14,7 @@ from psyfast.ops.cpu_attention import PANEL_COLUMNS
 from psyfast.ops.native import ELEMENT, check, guarded
 from psyfast.ops.records import DeferredMatrix, Lane, Matrix
 
-BLOCK_COLUMNS = 4 * PANEL_COLUMNS
+BLOCK_COLUMNS = 8 * PANEL_COLUMNS
 """Columns of a deferred matrix that are read and packed at a time: a few megabytes, packed while in the cache."""
 MAX_BLOCKS = 4
 """That are read and packed at once."""

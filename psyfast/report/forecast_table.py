@@ -36,7 +36,7 @@ def forecast_table(found: Mapping[str, Any], machines: tuple[int, str] | None = 
     table.add_row("arithmetic", f"{_flop(total)}: {shares}")
     memory = found["memory"]
     of_parts = ", ".join(f"{part} {size / 1e9:.2f}" for part, size in memory.items())
-    of_all = "" if found["num_in_step"] == 1 else f" for {found['num_in_step']} adapters in step"
+    of_all = "" if found["num_in_step"] == 1 else f" for {found['num_in_step']} models in step"
     table.add_row("memory", f"{sum(memory.values()) / 1e9:.2f} GB{of_all}, weights {found['weights']}: {of_parts}")
     if not found["fits"]:
         table.add_row(

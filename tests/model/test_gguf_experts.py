@@ -105,10 +105,10 @@ def test_what_a_file_does_not_say_is_what_llama_cpp_takes(tmp_path, folder):
         ({"expert_weights_scale": 2.5}, r"expert_weights_scale = 2\.5 is not supported"),
         ({"expert_shared_count": 1}, "expert_shared_count = 1 is not supported"),
         ({"expert_group_count": 8}, "expert_group_count = 8 is not supported"),
-        ({"expert_count": None}, "'num_experts' is (missing|null)"),
-        ({"expert_used_count": None}, "'num_experts_per_tok' is missing"),
+        ({"expert_count": None}, "'qwen3moe.expert_count' is (missing|null)"),
+        ({"expert_used_count": None}, "'qwen3moe.expert_used_count' is missing"),
         ({"expert_used_count": 7}, "7, but there are 6 experts"),
-        ({"expert_weights_norm": 1}, "'norm_topk_prob' is 1, expected true or false"),
+        ({"expert_weights_norm": 1}, "'qwen3moe.expert_weights_norm' is 1, expected true or false"),
     ],
 )
 def test_a_router_that_is_not_ours_is_refused(tmp_path, folder, changes, match):

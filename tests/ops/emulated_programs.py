@@ -59,8 +59,8 @@ def link_program(build: str, objects: list[Path], program: Path) -> Path:
     return program
 
 
-def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs; what a sanitizer finds has an exit code of its own."""
+def run_program(program: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs, with variables of its environment; what a sanitizer finds has an exit code of its own."""
     command = [str(program), *arguments]
-    environment = os.environ | ENVIRONMENT
+    environment = os.environ | ENVIRONMENT | variables
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)

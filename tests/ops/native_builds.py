@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import pybind11
 import pytest
+from built_modules import built_module
 
 from psyfast.ops import cpu, native
 
-ROOT = Path(__file__).resolve().parents[2]
 SIMDE_HEADER = Path("/usr/include/simde/x86/avx512.h")
 EMULATED = ("avx512", "avx512_bf16")
 
@@ -55,28 +50,6 @@ LEVELS = [
 ]
 
 
-@cache
-def _build_emulated(build_dir: Path) -> str:
-    """Builds, once and then incrementally, the AVX-512 sources against SIMDe; returns what went wrong, or nothing."""
-    configure = ["cmake", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja", "-DPSY_EMULATE_AVX512=ON"]
-    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    for command in (configure, ["cmake", "--build", str(build_dir), "--target", "_native"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            return done.stdout[-4000:] + done.stderr[-4000:]
-    return ""
-
-
-@cache
 def emulated_module() -> ModuleType:
     """The module whose AVX-512 levels run anywhere."""
-    build_dir = ROOT / "build" / f"emulated-{sys.implementation.cache_tag}"
-    failure = _build_emulated(build_dir)
-    assert not failure, failure
-    (path,) = build_dir.glob("_native*.so")
-    spec = importlib.util.spec_from_file_location("_native", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return built_module("_native", "emulated", "-DPSY_EMULATE_AVX512=ON")

@@ -1,11 +1,13 @@
-"""Every barrier and every wait of the CUDA kernels is needed: without it, numbers are wrong or ThreadSanitizer sees it."""
+"""Every barrier and every wait of the CUDA kernels is needed: without it, numbers are wrong or ThreadSanitizer sees it.
+
+The kernels are compiled once, so that each such place is passed over where LEFT_OUT is its number.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,61 +16,60 @@ from emulated_programs import FOUND_RACE, KERNELS, ROOT, compile_object, link_pr
 WRONG_NUMBERS = 1
 ORDERS_MEMORY = re.compile(r"__syncthreads\(\);|__syncwarp\(\);|cp_async_wait<[^>]*>\(\);")
 PARTS = ("rows", "linear_nll", "attention", "delta_rule")
+FILES = (("operand.h", "rows"), *((f"{part}.cu", part) for part in PARTS))
+"""Files that are mutated, and the kernels that are run for it."""
+NONE = -1
+READING = """#include <cstdlib>
+int left_out = std::atoi(std::getenv("LEFT_OUT"));
+"""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A place in a file that is left out; `part` names the kernels that are compiled with it."""
+    """A place in a file that is left out; `part` names the kernels that are run for it."""
 
+    number: int
     file: str
     part: str
-    start: int
-    stop: int
     line: int
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
-    def source(self) -> str:
-        text = (KERNELS / self.file).read_text(encoding="utf-8")
-        return text[: self.start] + ";" + text[self.stop :]
-
 
 def all_mutants() -> list[Mutant]:
-    mutants = []
-    for file, part in (("operand.h", "rows"), *((f"{part}.cu", part) for part in PARTS)):
+    mutants: list[Mutant] = []
+    for file, part in FILES:
         text = (KERNELS / file).read_text(encoding="utf-8")
         for found in ORDERS_MEMORY.finditer(text):
-            line = text.count("\n", 0, found.start()) + 1
-            mutants.append(Mutant(file, part, found.start(), found.end(), line))
+            mutants.append(Mutant(len(mutants), file, part, text.count("\n", 0, found.start()) + 1))
     return mutants
 
 
-@cache
-def sound_objects(folder: Path) -> dict[str, Path]:
-    sources = {path.stem: path for path in KERNELS.glob("*.cu")} | {"test": ROOT / "tests" / "native" / "cuda_test.cc"}
-    return {name: compile_object("thread", source, folder / f"{name}.o") for name, source in sources.items()}
-
-
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return sound_objects(tmp_path_factory.mktemp("sound"))
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mutants")
+    kernels = shutil.copytree(KERNELS, folder / "cuda")
+    numbers = (mutant.number for mutant in all_mutants())
+    for file, _ in FILES:
+        text = (kernels / file).read_text(encoding="utf-8")
+        asking = ORDERS_MEMORY.sub(lambda found: f"{{ if (left_out != {next(numbers)}) {found[0]} }}", text)
+        (kernels / file).write_text(f"extern int left_out;\n{asking}", encoding="utf-8")
+    (folder / "left_out.cc").write_text(READING, encoding="utf-8")
+    sources = [*kernels.glob("*.cu"), ROOT / "tests" / "native" / "cuda_test.cc", folder / "left_out.cc"]
+    objects = [compile_object("thread", source, folder / f"{source.stem}.o", kernels) for source in sources]
+    return link_program("thread", objects, folder / "mutants")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_kernels_as_they_are_pass(objects: dict[str, Path], tmp_path: Path, part: str) -> None:
-    done = run_program(link_program("thread", list(objects.values()), tmp_path / "sound"), part)
+def test_the_kernels_as_they_are_pass(program: Path, part: str) -> None:
+    done = run_program(program, part, LEFT_OUT=str(NONE))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("mutant", all_mutants(), ids=str)
-def test_what_orders_memory_is_missed(objects: dict[str, Path], tmp_path: Path, mutant: Mutant) -> None:
-    kernels = tmp_path / "cuda"
-    shutil.copytree(KERNELS, kernels)
-    (kernels / mutant.file).write_text(mutant.source(), encoding="utf-8")
-    mutated = compile_object("thread", kernels / f"{mutant.part}.cu", tmp_path / "mutant.o", kernels)
-    others = [path for name, path in objects.items() if name != mutant.part]
-    done = run_program(link_program("thread", [mutated, *others], tmp_path / "mutant"), mutant.part)
+def test_what_orders_memory_is_missed(program: Path, mutant: Mutant) -> None:
+    done = run_program(program, mutant.part, LEFT_OUT=str(mutant.number))
     assert done.returncode in (WRONG_NUMBERS, FOUND_RACE), f"nobody misses it: {mutant}"
 
 

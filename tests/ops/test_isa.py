@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from native_builds import ROOT
+from built_modules import ROOT
 
 from psyfast import _native
 from psyfast.errors import BackendError

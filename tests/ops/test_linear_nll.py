@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from native_builds import LEVELS, ROOT, Level
+from built_modules import ROOT
+from native_builds import LEVELS, Level
 from torch import Tensor
 
 from psyfast.errors import BackendError

@@ -73,11 +73,24 @@ def quantisation_of(config: Config, where: str) -> Config:
 def _of_text(config: Config, family: Family, where: str) -> Config:
     """The text body's keys, its family's defaults where they are silent; a vision model's stand in `text_config`."""
     said = dict(object_at(config, "text_config", where) or config)
-    refuse_null(said, sorted(_NEVER_NULL | (family.defaults.keys() - _MAY_BE_NULL)), where)
+    may_be_null = _MAY_BE_NULL | ({"num_key_value_heads"} if family.null_heads else set())
+    refuse_null(said, sorted(_NEVER_NULL | (family.defaults.keys() - may_be_null)), where)
     refuse_null(config, ["tie_word_embeddings"], where)
-    if config.get("tie_word_embeddings") is not None:  # of the whole model, where it is said there
+    if "tie_word_embeddings" in config:  # of the whole model, where it is said there
         said["tie_word_embeddings"] = config["tie_word_embeddings"]
+    _refuse_other_tie(said, family, "tie_word_embeddings" in config, where)
     return {**family.defaults, **said}
+
+
+def _refuse_other_tie(said: Config, family: Family, is_of_whole_model: bool, where: str) -> None:
+    """What stands of a tied head in text_config alone, transformers 5 does not read, and earlier ones do."""
+    tied = flag_at(family.defaults, "tie_word_embeddings", where)
+    if is_of_whole_model or not family.can_tie or flag_at(said, "tie_word_embeddings", where, default=tied) == tied:
+        return
+    raise ModelError(
+        f"{where}: 'tie_word_embeddings' is {str(not tied).lower()} in 'text_config' and missing beside it, where it would be "
+        f"{str(tied).lower()}; expected it to be said of the whole model: write it beside 'text_config', too"
+    )
 
 
 def traits_of_family(config: Config, family: Family, where: str) -> Traits:
@@ -232,6 +245,8 @@ def _layer_types(config: Config, family: Family, turned: Sequence[bool], where: 
     else:
         derived = [not has_rope for has_rope in turned]
     if given is None:
+        if family.windows == "but_every_nth" and any(derived):  # without a window, transformers fails as it runs
+            positive_at(config, "sliding_window", where)
         return [SLIDING if may_slide and slides else FULL for slides in derived]
     if not isinstance(given, Sequence) or len(given) != num_layers or any(t not in (FULL, SLIDING) for t in given):
         raise ModelError(f"{where}: 'layer_types' is {given!r}, expected {num_layers} of '{FULL}' and '{SLIDING}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -37,14 +38,36 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
     if family is None:
         known = ", ".join(dict.fromkeys(family.gguf_architecture for family in FAMILIES if family.gguf_architecture))
         raise ModelError(f"{where}: GGUF architecture '{architecture}' is not supported; supported: {known}")
+    keys = _KEYS | (gguf_delta.KEYS if family.delta else {})
+    try:
+        config = _config_of(metadata, tensors, family, keys, where)
+        # llama.cpp stores such norms with the 1 added.
+        return replace(traits_of_family(config, family, where), unit_offset=False)
+    except ModelError as error:
+        keys |= gguf_experts.KEYS if family.expert_width else {}
+        raise ModelError(_in_words_of_the_file(str(error), keys, family)) from error
+
+
+def _in_words_of_the_file(message: str, keys: Mapping[str, str], family: Family) -> str:
+    """A message about a config.json's keys with those that stand in the file."""
+    theirs = {ours: f"{family.gguf_architecture}.{key}" for key, ours in keys.items()}
+    return re.sub(r"'(\w+)'", lambda quoted: f"'{theirs.get(quoted[1], quoted[1])}'", message)
+
+
+def _config_of(
+    metadata: Config, tensors: Mapping[str, tuple[int, ...]], family: Family, keys: Mapping[str, str], where: str
+) -> Config:
+    """What a config.json of the same model would say. keys: its names by the file's."""
+    architecture = family.gguf_architecture
     config = {
         **family.defaults,
+        "num_key_value_heads": None,  # as many as heads of queries for llama.cpp, whatever the family's default
         "architectures": [family.architecture],
         "tie_word_embeddings": "lm_head.weight" not in tensors,
         "vocab_size": tensors.get("model.embed_tokens.weight", (0, 0))[0],
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in tensors,
     }
-    for theirs, ours in (_KEYS | (gguf_delta.KEYS if family.delta else {})).items():
+    for theirs, ours in keys.items():
         if (value := metadata.get(f"{architecture}.{theirs}")) is not None:
             config[ours] = value
     if (num_layers := decoder_layers(metadata, where)) is not None:
@@ -66,9 +89,7 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
         raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
     if "query_pre_attn_scalar" in family.honours:
         config["query_pre_attn_scalar"] = _query_scalar(config, str(architecture), where)
-    return replace(
-        traits_of_family(config, family, where), unit_offset=False
-    )  # llama.cpp stores such norms with the 1 added
+    return config
 
 
 def family_in(metadata: Config) -> Family | None:

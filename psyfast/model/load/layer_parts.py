@@ -23,6 +23,8 @@ def parts_of(tensor: str, traits: Traits) -> Collection[str]:
         return ("attn_in", "delta_rule", "attn_out") if gated else ("attn_in", "delta_rule")
     if module == "self_attn.q_proj" and traits.output_gate:  # the gate's rows stand among the queries'
         return ("attn_in", "attn_out")
+    if tensor == "self_attn.sinks":  # attention's parameters are no part, and every model's own
+        return ()
     if re.fullmatch(r"self_attn\.([qkv]|qkv)_proj|self_attn\.[qk]_norm", module):
         return ("attn_in",)
     if module in ("self_attn.o_proj", "linear_attn.out_proj", "linear_attn.in_proj_z", norms.attn_out):
