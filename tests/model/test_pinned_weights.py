@@ -55,7 +55,8 @@ def test_experts_wait_in_one_block_with_their_layer(tmp_path, lane):
     operators = operators_over(PlainKernels(), lane, CPU)
     traits, files = open_model(located)
     assembler = Assembler(files, traits, lane, CPU, "file")
-    (weights,) = load_pinned([assembler], [assembler], traits.num_layers, operators)
+    models = ModelsInStep([assembler], CommonParts([()], traits), operators.prepare_layer)
+    (weights,) = load_pinned(models, models, CPU)
     experts = weights.layer(1).experts
     D, F, X = 72, 33, 70
     assert weights.layer(0).experts is None and weights.layer(0).mlp is not None
