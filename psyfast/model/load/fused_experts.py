@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import ModelError
-from psyfast.model.load.names import expert_bias_names, expert_names
+from psyfast.model.load.names import expert_bias_names, expert_names, layer_prefix
 from psyfast.model.load.tensors import TensorFiles, whole
+from psyfast.model.traits import Traits
 
 _MATRICES = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.(gate_up|down)_proj")
+BLOCKS, GROUP = "_blocks", 32
+"""Of MXFP4 (psyfast.model.load.quantised.microscaled): how codes are called, and how many of a row have one scale."""
 _BIASES = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.gate_up_proj_bias")
 MAX_KEPT = 4
 """Experts' blocks that are kept: both halves are made of one, and several threads read."""
@@ -29,12 +32,50 @@ MAX_KEPT = 4
 
 def refuse_fused(files: TensorFiles, where: str) -> None:
     """ModelError where a family that is published with a matrix an expert has all in one tensor: in which order is not said."""
-    fused = next((name for name in files.shapes if is_fused(name.removesuffix(".weight"))), None)
+    fused = next((name for name in files.shapes if is_fused(name.removesuffix(".weight").removesuffix(BLOCKS))), None)
     if fused is not None:
         raise ModelError(
             f"{where}: tensor '{files.stored_name(fused)}' {list(files.shapes[fused])} holds all of a layer's experts, "
             "expected a matrix of each (mlp.experts.0.down_proj.weight …); save the model again with transformers' "
             "save_pretrained"
+        )
+
+
+def check_fused(stored: TensorFiles, traits: Traits, where: str, *, as_blocks: bool) -> None:
+    """ModelError for a layer's tensor of all experts that is missing, misshapen or stored in another way than is said.
+
+    as_blocks: whether `quantization_config` says MXFP4, of which some layers' tensors may be.
+    """
+    experts, D = traits.experts, traits.hidden_size
+    assert experts is not None
+    X, F = experts.num_experts, experts.intermediate_size
+    wanted = {"gate_up_proj": (X, D, 2 * F), "down_proj": (X, F, D), "gate_up_proj_bias": (X, 2 * F)}
+    for layer_idx in range(traits.num_layers):
+        for part, shape in wanted.items():
+            name = f"{layer_prefix(traits, layer_idx)}mlp.experts.{part}"
+            blocks = name + BLOCKS
+            if blocks in stored.shapes:
+                _check_blocks(stored, name, where, as_blocks=as_blocks)
+                name, shape = blocks, (X, shape[-1], -(-shape[1] // GROUP), GROUP // 2)
+            if (got := stored.shapes.get(name)) is None:
+                raise ModelError(f"{where}: tensor '{name}' {list(shape)} is missing; download the model again")
+            if got != shape:
+                raise ModelError(
+                    f"{where}: tensor '{stored.stored_name(name)}' has shape {list(got)}, expected {list(shape)} from the "
+                    "configuration"
+                )
+
+
+def _check_blocks(stored: TensorFiles, name: str, where: str, *, as_blocks: bool) -> None:
+    """ModelError unless a matrix stands in the files in MXFP4 alone, and is said to."""
+    if not as_blocks:
+        raise ModelError(
+            f"{where}: tensor '{name}{BLOCKS}' is in MXFP4, and 'quantization_config' does not say so; expected "
+            '"quant_method": "mxfp4" there; download config.json again'
+        )
+    if name in stored.shapes:
+        raise ModelError(
+            f"{where}: tensor '{name}' stands beside '{name}{BLOCKS}', expected one of them; download the model again"
         )
 
 
@@ -62,13 +103,18 @@ def parts_of(stored: str, num_experts: int) -> dict[str, Part]:
     return named
 
 
+def holds_matrices(name: str) -> bool:
+    """Whether a tensor holds a projection of all experts."""
+    return _MATRICES.fullmatch(name) is not None
+
+
 def is_fused(name: str) -> bool:
     """Whether a tensor holds what FusedExperts takes apart."""
-    return _MATRICES.fullmatch(name) is not None or _BIASES.fullmatch(name) is not None
+    return holds_matrices(name) or _BIASES.fullmatch(name) is not None
 
 
 class FusedExperts:
-    """Files with fused experts, under the interface of files that have a matrix an expert."""
+    """Files with fused experts that `check_fused` found whole, under the interface of files that have a matrix an expert."""
 
     def __init__(self, files: TensorFiles) -> None:
         self._files = files
@@ -82,13 +128,8 @@ class FusedExperts:
                 self._biases |= {names["gate"]: (stored, 0), names["up"]: (stored, 1)}
                 shapes |= dict.fromkeys((names["gate"], names["up"]), (*shape[:-1], shape[-1] // 2))
                 del shapes[stored]
-            if not _MATRICES.fullmatch(stored):
+            if not holds_matrices(stored):
                 continue
-            if len(shape) != 3 or (".gate_up_proj" in stored and shape[2] % 2):
-                raise ModelError(
-                    f"{files.files[0].parent}: tensor '{stored}' has shape {list(shape)}, expected [experts, rows, columns] "
-                    "with a gate and an up column in turn; download the model again"
-                )
             parts = parts_of(stored, shape[0])
             self._parts |= parts
             shapes |= {name: (shape[2] // part.step, shape[1]) for name, part in parts.items()}
@@ -98,8 +139,14 @@ class FusedExperts:
         self._lock = Lock()
 
     def stored_name(self, name: str) -> str:
-        """The tensor of all experts, for a matrix of one."""
-        return self._files.stored_name(self._parts[name].stored if name in self._parts else name)
+        """The tensor of all experts, for a matrix of one; there or not, the router's in the families' spelling that have such."""
+        if name in self._parts:
+            name = self._parts[name].stored
+        elif name in self._biases:
+            name = self._biases[name][0]
+        elif name not in self._files.shapes:
+            name = name.replace(".mlp.gate.", ".mlp.router.")
+        return self._files.stored_name(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """As stored."""
