@@ -2,19 +2,24 @@
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from psyfast.config import ScoreConfig
 from psyfast.errors import ModelError
-from psyfast.model.load.fused_experts import FusedExperts
+from psyfast.footprint import model_sizes
+from psyfast.model.load.assembly import Assembler
+from psyfast.model.load.fused_experts import MAX_KEPT, FusedExperts
 from psyfast.model.load.locate import locate
 from psyfast.model.load.model import load_model, open_model
 from psyfast.model.load.tensors import SafetensorsFiles
 from psyfast.ops.records import Lane
 from psyfast.ops.registry import resolve
+from psyfast.process_memory import planned_memory
 from tests.family_models import make_case, transformers_nlls
 from tests.model.test_families import IDS, OTHER, scored
 
@@ -96,6 +101,48 @@ def test_fused_tensors_are_read_by_rows(plain):
         files.read_into(layer + "up_proj.weight", part, 30)
         assert torch.equal(part, fused[expert, :, 61:75:2].T)
     assert not any(name.endswith("gate_up_proj") for name in files.shapes)
+
+
+def test_an_experts_part_is_read_once_for_all_threads_and_let_go(plain, monkeypatch):
+    """Each row is asked for once while a layer is prepared: with the last, nothing is kept."""
+    read, original = Counter(), SafetensorsFiles.read_into
+
+    def counting(self, name, out, first_row=0):
+        if out.dim() == 3:
+            read[name, first_row] += len(out)
+        original(self, name, out, first_row)
+
+    monkeypatch.setattr(SafetensorsFiles, "read_into", counting)
+    traits, files = open_model(locate(str(plain)))
+    operators = resolve("cpu", "cpu", Lane.BF16)
+    assembler = Assembler(files, traits, Lane.BF16, torch.device("cpu"), "here")
+    for num_threads in (1, 3):
+        operators.prepare_layer(assembler.layer(1), num_threads=num_threads)
+        assert not files._kept
+        layer = "model.layers.1.mlp.experts."
+        wanted = {(f"{layer}{part}", expert) for part in ("gate_up_proj", "down_proj") for expert in range(7)}
+        assert read == dict.fromkeys(wanted, 1)
+        read.clear()
+
+
+def test_what_is_read_in_part_does_not_pile_up(plain):
+    _, files = open_model(locate(str(plain)))
+    for layer_idx in range(4):
+        for expert in range(7):
+            name = f"model.layers.{layer_idx}.mlp.experts.{expert}.up_proj.weight"
+            files.read_into(name, torch.empty(2, 64))
+    assert len(files._kept) == MAX_KEPT
+
+
+def test_memory_is_planned_for_an_experts_part(plain):
+    traits, files = open_model(locate(str(plain)))
+    operators, config = (
+        resolve("cpu", "cpu", Lane.BF16),
+        ScoreConfig(models=("m",), sources=("d",), memory_limit="8GB", weights="streamed"),
+    )
+    with_it = planned_memory(config, operators, traits, files).bytes_of["reading"]
+    sizes = model_sizes(traits, operators, 4)
+    assert with_it == sizes.reading_bytes + 4 * 64 * 2 * 96
 
 
 def nan_in(tensors):

@@ -26,8 +26,8 @@ _MATRICES = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.(gate_up|down)_proj
 BLOCKS, GROUP = "_blocks", 32
 """Of MXFP4 (psyfast.model.load.quantised.microscaled): how codes are called, and how many of a row have one scale."""
 _BIASES = re.compile(r"(model\.layers\.\d+\.)mlp\.experts\.gate_up_proj_bias")
-MAX_KEPT = 4
-"""Experts' blocks that are kept: both halves are made of one, and several threads read."""
+MAX_KEPT = 8
+"""Experts' blocks that are kept at most: one of each layer that is prepared at once, and what was read in part."""
 
 
 def refuse_fused(files: TensorFiles, where: str) -> None:
@@ -135,7 +135,7 @@ class FusedExperts:
             shapes |= {name: (shape[2] // part.step, shape[1]) for name, part in parts.items()}
             del shapes[stored]
         self.shapes: Mapping[str, tuple[int, ...]] = shapes
-        self._kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], _Block] = OrderedDict()
         self._lock = Lock()
 
     def stored_name(self, name: str) -> str:
@@ -171,22 +171,24 @@ class FusedExperts:
             self._files.read_into(name, out, first_row)
             return
         columns = slice(part.first + first_row * part.step, part.first + (first_row + len(out)) * part.step, part.step)
-        out.copy_(self._block(part.stored, part.expert)[:, columns].T)
+        out.copy_(self._block(part.stored, part.expert, len(out))[:, columns].T)
 
-    def _block(self, stored: str, expert: int) -> Tensor:
-        """One expert's part of a fused tensor, as stored."""
-        key = stored, expert
+    def _block(self, stored: str, expert: int, num_columns: int) -> Tensor:
+        """One expert's part of a fused tensor, as stored, to read so many of its columns. With the last of them it is let go."""
+        shape = self._files.shapes[stored]
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        block = torch.empty(1, *self._files.shapes[stored][1:], dtype=self._files.dtype(stored))
-        self._files.read_into(stored, block, expert)
-        with self._lock:
-            self._kept[key] = block[0]
-            if len(self._kept) > MAX_KEPT:
+            kept = self._kept.setdefault((stored, expert), _Block(shape[2]))
+            kept.columns_left -= num_columns
+            if kept.columns_left <= 0:
+                del self._kept[stored, expert]
+            elif len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
-        return block[0]
+        with kept.lock:  # one thread reads it, the others wait
+            if kept.values is None:
+                values = torch.empty(1, *shape[1:], dtype=self._files.dtype(stored))
+                self._files.read_into(stored, values, expert)
+                kept.values = values[0]
+            return kept.values
 
     def gather(self, name: str, rows_N: Tensor) -> Tensor:
         """Some rows of a matrix that is no expert's."""
@@ -196,3 +198,18 @@ class FusedExperts:
     def stored_as(self) -> tuple[str, ...]:
         """The stored types, the most frequent first."""
         return self._files.stored_as()
+
+
+class _Block:
+    """One expert's part of a fused tensor: read once for the rows of both halves, which several threads ask for."""
+
+    def __init__(self, num_columns: int) -> None:
+        self.lock, self.columns_left = Lock(), num_columns
+        self.values: Tensor | None = None
+
+
+def block_bytes(traits: Traits, value_bytes: int) -> int:
+    """The largest part of one expert that is kept while its layer is prepared. value_bytes: of a value as stored."""
+    if traits.experts is None or not traits.experts.biases:
+        return 0
+    return 2 * traits.hidden_size * traits.experts.intermediate_size * value_bytes
