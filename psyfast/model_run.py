@@ -115,8 +115,10 @@ class ModelRun:
         )
 
     def close(self) -> None:
-        """End what reads weights in the background."""
+        """End what reads weights in the background, and let go of the model, for the next one of the run to have its memory."""
         self._to_close.close()
+        for held in ("model", "engine", "tokenizer"):
+            self.__dict__.pop(held, None)
 
     def plan_memory(self, recorded: Mapping[str, Any] | None, together: Sequence[Located]) -> MemoryPlan:
         """What the weights and a window may take, now that the tokenizer is loaded and the data are known."""

@@ -13,6 +13,7 @@ from psyfast.config import ScoreConfig
 from psyfast.errors import ModelError
 from psyfast.footprint import Together, model_sizes
 from psyfast.model.load.checks import check_tensors, expected_shapes
+from psyfast.model.load.fused_experts import block_bytes
 from psyfast.model.load.layer_parts import CommonParts
 from psyfast.model.load.locate import Located
 from psyfast.model.load.model import common_parts, num_heads_of, open_model
@@ -95,6 +96,8 @@ def planned_memory_of(
         layers_at_once=loading_threads(),
     )
     sizes = model_sizes(traits, operators, value_bytes, together)
+    if operators.device.type != "cuda":
+        sizes = replace(sizes, kept_bytes=sizes.kept_bytes + block_bytes(traits, value_bytes))
     return plan_memory(sizes, needs, config.weights, where)
 
 

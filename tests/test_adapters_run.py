@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import weakref
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from psyfast import model_run
 from psyfast.api import load_result, score, score_again
 from psyfast.cli import app
 from psyfast.model.load import model as loading
@@ -161,3 +163,20 @@ def test_other_bases_stand_between(folder, tmp_path):
 def test_models_of_one_reading_have_one_base(folder):
     with pytest.raises(AssertionError):
         loading.load_together([locate(str(folder / "base")), locate("smollm2-135m-instruct")], resolve())
+
+
+@pytest.mark.parametrize("weights", ["resident", "streamed"])
+def test_models_that_are_scored_one_after_the_other_are_not_in_memory_together(folder, monkeypatch, weights):
+    """Nothing is left of the first when the second is loaded, which memory was planned without."""
+    other = make_llama(folder / f"other {weights}", seed=1, max_position_embeddings=4096)
+    alive, original = [], model_run.load_together
+
+    def watched(*args, **kwargs):
+        assert not [one for one in alive if one() is not None]
+        loaded = original(*args, **kwargs)
+        alive.extend(weakref.ref(one.weights) for one in loaded)
+        return loaded
+
+    monkeypatch.setattr(model_run, "load_together", watched)
+    result = score([*names_of(folder), str(other)], folder / "data.jsonl", weights=weights)
+    assert len(alive) == 4 and len(result.manifest["models"]) == 4

@@ -133,6 +133,12 @@ _GPT_OSS = {
     "head_dim": 64,
     "sliding_window": 128,
     "rope_theta": 150_000.0,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "truncate": False,
+    },
     "rms_norm_eps": 1e-5,
     "norm_topk_prob": True,
     "num_experts_per_tok": 4,

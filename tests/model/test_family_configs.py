@@ -219,6 +219,8 @@ REFUSED = [
         "use_sliding_window = true is not supported for Qwen3MoeForCausalLM",
     ),
     ("Qwen3-30B-A3B", {"norm_topk_prob": "true"}, "'norm_topk_prob' is 'true', expected true or false"),
+    ("Mixtral-8x7B", {"norm_topk_prob": False}, "'norm_topk_prob' is false, expected true.* in MixtralForCausalLM"),
+    ("gpt-oss-20b", {"norm_topk_prob": False}, "'norm_topk_prob' is false, expected true.* in GptOssForCausalLM"),
     ("Mixtral-8x7B", {"attention_bias": True}, "attention_bias = true is not supported for MixtralForCausalLM"),
     ("Mixtral-8x7B", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not supported for MixtralForCausalLM"),
     ("OLMoE-1B-7B", {"mlp_only_layers": [1]}, r"mlp_only_layers = \[1\] is not supported for OlmoeForCausalLM"),
@@ -316,6 +318,27 @@ def test_silence_means_what_it_means_to_transformers(architecture):
         assert silent == aloud, key
         num_compared += 1
     assert num_compared >= 5
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIG_OF))
+def test_silence_of_rotary_embeddings_means_what_it_means_to_transformers(architecture):
+    import transformers
+
+    silent = with_text(architecture, "rope_scaling", silent=True)
+    text = silent.get("text_config", silent)
+    for key in ("rope_parameters", "rope_theta", "rope_local_base_freq"):
+        text.pop(key, None)
+    aloud = copy.deepcopy(silent)
+    read = getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(silent)).get_text_config()
+    aloud.get("text_config", aloud)["rope_parameters"] = read.rope_parameters
+    assert traits_from_config(silent, "here") == traits_from_config(aloud, "here")
+
+
+def test_an_older_spelling_of_rotary_scaling_takes_the_place_of_the_default():
+    config = with_text("GptOssForCausalLM", "rope_scaling", {"rope_type": "linear", "factor": 2.0})
+    config.pop("rope_parameters", None)
+    rope = traits_from_config(config, "here").rope
+    assert (rope.kind, rope.factor) == ("linear", 2.0)
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "SmolLM3ForCausalLM", "LlamaForCausalLM"])

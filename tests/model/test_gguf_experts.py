@@ -116,6 +116,55 @@ def test_a_router_that_is_not_ours_is_refused(tmp_path, folder, changes, match):
         said(written(tmp_path / "model.gguf", folder), **changes)
 
 
+OSS = {
+    "expert_count": 7,
+    "expert_used_count": 3,
+    "sliding_window": 35,
+    "rope_scaling_type": gguf.RopeScalingType.YARN,
+    "rope_scaling_factor": 8.0,
+    "rope_scaling_orig_ctx_len": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def gpt_oss(tmp_path_factory):
+    folder = make_case(tmp_path_factory.mktemp("gpt_oss") / "hf", "gpt-oss, sinks, windows, yarn")
+    write_model(folder / "model.gguf", folder, open_model(locate(str(folder)))[0], **OSS)
+    return GgufFile(folder / "model.gguf")
+
+
+def traits_without(files, key, **changes):
+    metadata = files.metadata | {f"gpt-oss.{name.replace('__', '.')}": value for name, value in changes.items()}
+    return traits_from_gguf({k: v for k, v in metadata.items() if k != f"gpt-oss.{key}"}, files.shapes, "file")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "expert_used_count",
+        "attention.sliding_window",
+        "rope.scaling.factor",
+        "rope.scaling.original_context_length",
+    ],
+)
+def test_what_llama_cpp_wants_to_be_told_is_not_taken_from_a_config_json(gpt_oss, key):
+    with pytest.raises(ModelError, match=f"'gpt-oss.{key}'"):
+        traits_without(gpt_oss, key)
+
+
+def test_the_rotary_embedding_of_a_file_that_does_not_say_it_is_llama_cpps(gpt_oss):
+    assert traits_without(gpt_oss, "rope.freq_base").rope.base == 10_000
+    assert traits_without(gpt_oss, "rope.scaling.type").rope.kind == "default"
+
+
+def test_yarns_ends_are_the_files(gpt_oss):
+    rope = traits_without(gpt_oss, "", rope__scaling__yarn_beta_fast=16.0, rope__scaling__yarn_beta_slow=2.0).rope
+    assert (rope.kind, rope.beta_fast, rope.beta_slow, rope.truncate) == ("yarn", 16, 2, False)
+    with pytest.raises(ModelError, match=r"gpt-oss\.rope\.scaling\.attn_factor = 2\.0 is not supported"):
+        traits_without(gpt_oss, "", rope__scaling__attn_factor=2.0)
+    assert traits_without(gpt_oss, "", rope__scaling__yarn_attn_factor=1.0).rope.kind == "yarn"
+
+
 @pytest.mark.parametrize(
     "tensors, match",
     [

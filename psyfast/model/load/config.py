@@ -79,7 +79,8 @@ def _of_text(config: Config, family: Family, where: str) -> Config:
     if "tie_word_embeddings" in config:  # of the whole model, where it is said there
         said["tie_word_embeddings"] = config["tie_word_embeddings"]
     _refuse_other_tie(said, family, "tie_word_embeddings" in config, where)
-    return {**family.defaults, **said}
+    unsaid = {"rope_parameters"} if said.get("rope_scaling") else set()  # its older spelling, in the default's place
+    return {key: value for key, value in family.defaults.items() if key not in unsaid} | said
 
 
 def _refuse_other_tie(said: Config, family: Family, is_of_whole_model: bool, where: str) -> None:

@@ -26,6 +26,11 @@ def expert_traits(config: Config, family: Family, where: str) -> ExpertTraits | 
         )
     width = positive_at(config, family.expert_width, where)
     normalised = flag_at(config, "norm_topk_prob", where)
+    if not normalised and family.defaults.get("norm_topk_prob"):
+        raise ModelError(
+            f"{where}: 'norm_topk_prob' is false, expected true, or no such key: the weights of a token's experts always sum to "
+            f"one in {family.architecture}"
+        )
     return ExpertTraits(num_experts, num_used, width, normalised, biases=family.fused_experts)
 
 

@@ -30,6 +30,15 @@ _KEYS = {
     "rope.freq_base_swa": "rope_local_base_freq",
 }
 
+_ROPE_KEYS = {
+    "rope.scaling.factor": "factor",
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+}
+_YARN_NEUTRAL = {"attn_factor": 1, "yarn_attn_factor": 1, "yarn_ext_factor": 1, "yarn_log_multiplier": 0}
+"""Keys after `rope.scaling.` that change yarn's equations, and the value that does not."""
+
 
 def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], where: str) -> Traits:
     """Traits from a GGUF file's metadata (plain values by key) and its tensors' shapes by their Hugging Face names."""
@@ -44,7 +53,7 @@ def traits_from_gguf(metadata: Config, tensors: Mapping[str, tuple[int, ...]], w
         # llama.cpp stores such norms with the 1 added.
         return replace(traits_of_family(config, family, where), unit_offset=False)
     except ModelError as error:
-        keys |= gguf_experts.KEYS if family.expert_width else {}
+        keys |= _ROPE_KEYS | (gguf_experts.KEYS if family.expert_width else {})
         raise ModelError(_in_words_of_the_file(str(error), keys, family)) from error
 
 
@@ -59,8 +68,9 @@ def _config_of(
 ) -> Config:
     """What a config.json of the same model would say. keys: its names by the file's."""
     architecture = family.gguf_architecture
+    unsaid = gguf_experts.NOT_ASSUMED if family.expert_width else ()
     config = {
-        **family.defaults,
+        **{key: value for key, value in family.defaults.items() if key not in unsaid},
         "num_key_value_heads": None,  # as many as heads of queries for llama.cpp, whatever the family's default
         "architectures": [family.architecture],
         "tie_word_embeddings": "lm_head.weight" not in tensors,
@@ -81,15 +91,25 @@ def _config_of(
         factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     elif scaling == "yarn" and family.sinks:  # of gpt-oss it is known how its ends are rounded: not at all
-        original = metadata.get(f"{architecture}.rope.scaling.original_context_length")
-        factor = metadata.get(f"{architecture}.rope.scaling.factor")
-        yarn = {"rope_type": "yarn", "factor": factor, "truncate": False}
-        config["rope_scaling"] = yarn | {"original_max_position_embeddings": original}
+        config["rope_scaling"] = {"rope_type": "yarn", "truncate": False, **_yarn(metadata, str(architecture), where)}
     elif scaling != "none":
-        raise ModelError(f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear")
+        of_sinks = ", yarn" if family.sinks else ""
+        raise ModelError(
+            f"{where}: rope scaling '{scaling}' is not supported in GGUF files; supported: none, linear{of_sinks}"
+        )
     if "query_pre_attn_scalar" in family.honours:
         config["query_pre_attn_scalar"] = _query_scalar(config, str(architecture), where)
     return config
+
+
+def _yarn(metadata: Config, architecture: str, where: str) -> Config:
+    """What a file says of yarn under the names of a config.json. Raises ModelError."""
+    for key, neutral in _YARN_NEUTRAL.items():
+        if (value := metadata.get(f"{architecture}.rope.scaling.{key}")) not in (None, neutral):
+            raise ModelError(f"{where}: {architecture}.rope.scaling.{key} = {value} is not supported")
+    said = {ours: metadata.get(f"{architecture}.{theirs}") for theirs, ours in _ROPE_KEYS.items()}
+    required = {"factor", "original_max_position_embeddings"}
+    return {ours: value for ours, value in said.items() if value is not None or ours in required}
 
 
 def family_in(metadata: Config) -> Family | None:

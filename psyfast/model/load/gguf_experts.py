@@ -28,6 +28,8 @@ KEYS = {
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_weights_norm": "norm_topk_prob",
 }
+NOT_ASSUMED = ("num_experts_per_tok", "sliding_window", "rope_parameters", "rope_theta")
+"""Keys that a family's config.json may leave out, and of which llama.cpp assumes nothing, or the plain decoder's value."""
 _NORMALISED = {"llama": True, "qwen3moe": True, "olmoe": False, "gpt-oss": True}
 """Whether llama.cpp makes a token's weights sum to one, where a file does not say it."""
 _OF_THE_CHOSEN = 3

@@ -18,7 +18,7 @@ from psyfast.model.load.checks import check_tensors, check_tied_head
 from psyfast.model.load.config import quantisation_of, traits_from_config
 from psyfast.model.load.config_file import read_config
 from psyfast.model.load.config_values import positive_at
-from psyfast.model.load.fused_experts import FusedExperts, is_fused, refuse_fused
+from psyfast.model.load.fused_experts import FusedExperts, check_fused, refuse_fused
 from psyfast.model.load.gguf_config import traits_from_gguf
 from psyfast.model.load.in_step import ModelsInStep
 from psyfast.model.load.layer_parts import CommonParts
@@ -98,11 +98,15 @@ def _open_base(located: Located) -> tuple[Traits, TensorFiles]:
         return traits_from_gguf(gguf_file.metadata, gguf_file.shapes, where), gguf_file
     config = read_config(located.path)
     traits, stored = traits_from_config(config, where), SafetensorsFiles(located.path)
-    if traits.experts is not None and not traits.experts.biases:
-        refuse_fused(stored, where)
     settings = quantisation_of(config, where)
     files: TensorFiles = QuantisedFiles(stored, settings, where) if settings else stored
-    return traits, FusedExperts(files) if any(map(is_fused, files.shapes)) else files
+    if traits.experts is None:
+        return traits, files
+    if not traits.experts.biases:
+        refuse_fused(stored, where)
+        return traits, files
+    check_fused(stored, traits, where, as_blocks=settings.get("quant_method") == "mxfp4")
+    return traits, FusedExperts(files)
 
 
 def load_model(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import ModelError
+from psyfast.model.load.fused_experts import BLOCKS, holds_matrices
 from psyfast.model.load.quantised.four_bit import STATE, four_bit
 from psyfast.model.load.quantised.microscaled import mxfp4_experts
 from psyfast.model.load.quantised.packed import WORD_BITS, Packing, awq, gptq
@@ -163,8 +164,10 @@ def _mxfp4(files: SafetensorsFiles, where: str) -> tuple[dict[str, QuantisedTens
     """The experts' matrices, and the tensors that they are made of."""
     found: dict[str, QuantisedTensor] = {}
     taken = set()
-    for blocks in sorted(name for name in files.shapes if name.endswith("_blocks")):
-        stored = blocks.removesuffix("_blocks")
+    for blocks in sorted(name for name in files.shapes if name.endswith(BLOCKS)):
+        stored = blocks.removesuffix(BLOCKS)
+        if not holds_matrices(stored):  # left over, and refused by its name
+            continue
         scales = stored + "_scales"
         if scales not in files.shapes:
             raise ModelError(f"{where}: tensor '{scales}' is missing; download the model again")

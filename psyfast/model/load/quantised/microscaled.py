@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from psyfast.errors import ModelError
-from psyfast.model.load.fused_experts import Part, parts_of
+from psyfast.model.load.fused_experts import GROUP, Part, parts_of
 from psyfast.model.load.quantised.tensor import QuantisedTensor, RawTensor
 
-GROUP = 32
 BIAS = 127
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _OF_CODE = torch.tensor([*_VALUES, *(-value for value in _VALUES)])
