@@ -65,11 +65,12 @@ IDS = {"bos_token_id": place("<s>"), "eos_token_id": place("</s>")}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("pre", [pre for pre in SPLITS if pre not in ("qwen35", "gpt-4o")])
+@pytest.mark.parametrize("pre", [pre for pre in SPLITS if pre not in ("qwen35", "gpt-4o", "olmo")])
 def test_every_known_kind_is_what_transformers_makes_of_it(tmp_path, architecture, pre):
     path = tiny(tmp_path / "x.gguf", architecture=architecture, pre=pre, **IDS)
     # transformers refuses the first of each; the text is cut alike
-    known = {"smollm3": "llama", "qwen35": "qwen2", "gpt-oss": "llama"}.get(architecture, architecture)
+    like_llama = dict.fromkeys(("smollm3", "olmoe", "gpt-oss"), "llama")
+    known = (like_llama | {"qwen35": "qwen2"}).get(architecture, architecture)
     same = tiny(tmp_path / "same.gguf", architecture=known, pre=pre, **IDS)
     ours, theirs = Tokenizer(gguf_tokenizer(path)), by_transformers(same)
     assert (ours.sha256, ours.bos) == (theirs.sha256, theirs.bos)
@@ -92,12 +93,18 @@ def test_gpt_oss_text_is_cut_as_tiktoken_cuts_it(tmp_path, monkeypatch):
         assert [place for _, place in cut(text)] == places, text
 
 
-def test_qwen35_is_transformers_own_tokenizer(tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "pre", "name"), [("qwen35", "qwen35", "Qwen3_5Tokenizer"), ("olmoe", "olmo", "GPTNeoXTokenizer")]
+)
+def test_what_composes_characters_is_transformers_own_tokenizer(tmp_path, architecture, pre, name):
+    """GPT-NeoX's is the one that transformers takes for OLMoE."""
+    from transformers.models.gpt_neox.tokenization_gpt_neox import GPTNeoXTokenizer
     from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
-    path = tiny(tmp_path / "x.gguf", architecture="qwen35", pre="qwen35")
+    own = {"Qwen3_5Tokenizer": Qwen3_5Tokenizer, "GPTNeoXTokenizer": GPTNeoXTokenizer}[name]
+    path = tiny(tmp_path / "x.gguf", architecture=architecture, pre=pre)
     tokens, merges = vocabulary(tiny_tokenizer(*WORDS))
-    theirs = Qwen3_5Tokenizer(
+    theirs = own(
         {token: place for place, token in enumerate([*tokens, *SPECIAL])},
         [tuple(merge.split(" ")) for merge in merges],
     )

@@ -16,7 +16,7 @@ from psyfast.model.load.gguf_header import GgufHeader
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "qwen35", "smollm3", "gpt-oss")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "qwen35", "smollm3", "olmoe", "gpt-oss")
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
@@ -39,6 +39,7 @@ SPLITS = {
     "qwen2": _QWEN_2,
     "qwen35": _QWEN_3_5,
     "gpt-4o": _O200K,
+    "olmo": None,
 }
 """How text is cut before merging, by `tokenizer.ggml.pre`; None: as GPT-2 does.
 
@@ -49,7 +50,7 @@ digit may be one token, and here they are two.
 ALWAYS_SPECIAL = "<|endoftext|>"
 """Special in a byte-level BPE that has it, unless it is marked as user-defined."""
 
-COMPOSED = ("qwen35",)
+COMPOSED = ("qwen35", "olmo")
 """Where characters are composed (NFC) before anything else, as the model's own tokenizer does; llama.cpp does not."""
 
 _CONTROL, _USER_DEFINED = 3, 4
