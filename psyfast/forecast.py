@@ -267,8 +267,8 @@ def _rate(config: ScoreConfig, operators: Operators, device: Device | None) -> t
     peak = peak_of(operators)
     if peak is None:
         raise UsageError(
-            "a forecast needs native operators on the CPU, whose peak can be measured; leave out --backend and --device, or name a "
-            "device by --on"
+            "a forecast needs native operators on the CPU, whose peak can be measured; leave out --backend, or name a GPU by "
+            "--device, as h100"
         )
     return peak, SHARES | {"delta_rule": DELTA_RULE_SHARE[Lane(config.lane)]}
 
