@@ -62,14 +62,18 @@ def test_score_prints_the_table_and_where_the_results_lie(model, data, tmp_path)
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if "Results" not in line)
     assert (tmp_path / "run" / "manifest.json").is_file()
     assert re.search(r"threads?, at \d+% of its peak of\s[\d,]+\sGFLOP/s; attn_in,", done.stdout)
-    assert "delta_rule" not in done.stdout  # the model has no such layer
+    assert "delta_rule" not in done.stdout and "experts" not in done.stdout  # the model has no such layers
 
 
-def test_the_delta_rule_is_named_where_a_model_has_it(data, tmp_path):
-    hybrid = make_case(tmp_path / "hybrid", "qwen3.5, tied, delta rule last, wide filter")
-    done = psyfast("score", data, "--model", hybrid, "-o", tmp_path / "run")
+@pytest.mark.parametrize(
+    ("case", "operator"),
+    [("qwen3.5, tied, delta rule last, wide filter", "delta_rule"), ("mixtral, tied, one expert a token", "experts")],
+)
+def test_an_operator_of_few_models_is_named_where_one_has_it(data, tmp_path, case, operator):
+    done = psyfast("score", data, "--model", make_case(tmp_path / "model", case), "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "delta_rule" in done.stdout
+    named = {word for word in ("delta_rule", "experts") if word in done.stdout}
+    assert named == {operator}
 
 
 def test_plain_torch_is_held_against_no_peak(model, data, tmp_path):

@@ -216,9 +216,10 @@ def _arithmetic_note(manifest: dict[str, Any]) -> str:
     """Which backend computed what."""
     used = manifest["arithmetic"]
     by_backend: dict[str, list[str]] = {}
-    hybrid = any(entry["traits"].get("delta") for entry in manifest["models"].values())
+    every_traits = [entry["traits"] for entry in manifest["models"].values()]
     for operator, backend in used["operators"].items():
-        if operator == "delta_rule" and not hybrid:
+        trait = {"delta_rule": "delta", "experts": "experts"}.get(operator)
+        if trait and not any(traits.get(trait) for traits in every_traits):
             continue  # no model here has such layers
         by_backend.setdefault(backend if backend != "cpu" else f"cpu ({used['isa']})", []).append(operator)
     backends = "; ".join(f"{', '.join(operators)}: {backend}" for backend, operators in by_backend.items())
