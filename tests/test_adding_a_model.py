@@ -56,7 +56,7 @@ def test_the_page_adds_its_family(tmp_path, architecture):
     assert architecture not in {family.architecture for family in FAMILIES}
     shutil.copytree(ROOT / "psyfast", tmp_path / "psyfast", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests").mkdir()
-    for name in ("family_cases.py", "family_models.py", "tiny.py"):
+    for name in ("expert_cases.py", "family_cases.py", "family_models.py", "rope_cases.py", "tiny.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
     files = set()
     for file, before, after in the_diff():
