@@ -1,122 +1,27 @@
-// attn_in, attn_out, mlp and experts without Python, for sanitizers: every level against a naive fp64
-// evaluation, with buffers of exactly the size that the contract names. Exits with 1 and says what differed.
-#include <algorithm>
+// attn_in, attn_out and mlp without Python, for sanitizers: every level against a naive fp64 evaluation, with
+// buffers of exactly the size that the contract names. Exits with 1 and says what differed.
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "attn_in.h"
 #include "attn_out.h"
-#include "bf16.h"
-#include "experts.h"
+#include "cpu_checks/naive.h"
 #include "mlp.h"
 
 namespace psyfast {
 namespace {
-
-typedef std::vector<float> Floats;
-
-struct Shape {
-  int64_t num_tokens, hidden, num_heads, num_kv_heads, head_dim, feed_forward;
-  Element lane;
-};
-
-Floats draw(int64_t count, double scale, std::mt19937& random) {
-  std::normal_distribution<float> normal(0.0f, static_cast<float>(scale));
-  Floats values;
-  for (int64_t i = 0; i < count; ++i) values.push_back(normal(random));
-  return values;
-}
-
-Floats padded(const Floats& values, int64_t size) {
-  Floats out = values;
-  out.resize(static_cast<size_t>(size + kVectorPadding), 0.0f);
-  return out;
-}
-
-double rounded(double value, Element lane) {
-  return lane == Element::kBf16 ? double(float_from_bf16(bf16_from_float(float(value)))) : value;
-}
-
-// Row-major values as an operator takes them: fp32, or bf16 in the same memory.
-std::vector<uint32_t> stored(const Floats& values, Element lane) {
-  std::vector<uint32_t> words(lane == Element::kFp32 ? values.size() : (values.size() + 1) / 2);
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (lane == Element::kFp32) {
-      std::memcpy(&words[i], &values[i], 4);
-    } else {
-      const uint16_t half = bf16_from_float(values[i]);
-      std::memcpy(reinterpret_cast<char*>(words.data()) + 2 * i, &half, 2);
-    }
-  }
-  return words;
-}
-
-double value_at(const std::vector<uint32_t>& words, size_t i, Element lane) {
-  float value;
-  if (lane == Element::kFp32) {
-    std::memcpy(&value, &words[i], 4);
-  } else {
-    uint16_t half;
-    std::memcpy(&half, reinterpret_cast<const char*>(words.data()) + 2 * i, 2);
-    value = float_from_bf16(half);
-  }
-  return double(value);
-}
-
-std::vector<double> normed(const float* x, const Floats& scale, int64_t count, Element lane) {
-  double squares = 0.0;
-  for (int64_t d = 0; d < count; ++d) squares += double(x[d]) * double(x[d]);
-  const double inverse = 1.0 / std::sqrt(squares / double(count) + 1e-5);
-  std::vector<double> y;
-  for (int64_t d = 0; d < count; ++d)
-    y.push_back(rounded(double(x[d]) * inverse * double(scale[size_t(d)]), lane));
-  return y;
-}
-
-double dot(const std::vector<double>& y, const Floats& weights, int64_t row, Element lane) {
-  double sum = 0.0;
-  for (size_t d = 0; d < y.size(); ++d)
-    sum += y[d] * rounded(double(weights[size_t(row) * y.size() + d]), lane);
-  return sum;
-}
-
-std::vector<uint32_t> packed(const Floats& weights, int64_t rows, int64_t inner,
-                             const std::vector<int64_t>& order, Element lane) {
-  std::vector<uint32_t> words(size_t(packed_words(int64_t(order.size()), inner, lane)));
-  pack_columns(weights.data(), Element::kFp32, rows, inner, order.data(), int64_t(order.size()), lane,
-               words.data(), 2);
-  return words;
-}
-
-std::vector<int64_t> in_order(int64_t count) {
-  std::vector<int64_t> order;
-  for (int64_t i = 0; i < count; ++i) order.push_back(i);
-  return order;
-}
-
-void expect_near(double got, double expected, double tolerance, const std::string& what) {
-  if (std::fabs(got - expected) <= tolerance * (1.0 + std::fabs(expected))) return;
-  throw std::runtime_error(what + " is " + std::to_string(got) + ", expected " + std::to_string(expected));
-}
 
 void check_mlp(const Shape& s, Isa isa, std::mt19937& random) {
   const int64_t D = s.hidden, F = s.feed_forward;
   const Floats x = draw(s.num_tokens * D, 1.0, random), scale = draw(D, 1.0, random);
   const Floats gate_up = draw(2 * F * D, 1.0 / std::sqrt(double(D)), random);
   const Floats down = draw(D * F, 1.0 / std::sqrt(double(F)), random);
-  std::vector<int64_t> order;
-  for (int64_t first = 0; first < F; first += kGatedColumns) {
-    for (int64_t half = 0; half < 2; ++half) {
-      for (int64_t f = first; f < first + kGatedColumns; ++f) order.push_back(f < F ? half * F + f : -1);
-    }
-  }
+  const std::vector<int64_t> order = gate_up_order(F);
   const std::vector<uint32_t> packed_up = packed(gate_up, 2 * F, D, order, s.lane);
   const std::vector<uint32_t> packed_down = packed(down, D, F, in_order(D), s.lane);
   const Floats norm = padded(scale, D);
@@ -321,115 +226,14 @@ void check_attn_in(const Shape& s, bool together, Isa isa, std::mt19937& random)
   }
 }
 
-// The definition, in fp64: five experts with biases, two a token.
-void check_experts(const Shape& s, Isa isa, std::mt19937& random) {
-  const int64_t D = s.hidden, F = s.feed_forward, X = 5, used = 2, panels = (F + 31) / 32;
-  const int64_t whole = (D + 63) / 64 * 64;
-  const Floats x = draw(s.num_tokens * D, 1.0, random), scale = draw(D, 1.0, random);
-  const Floats router = draw(X * D, 2.0 / std::sqrt(double(D)), random), router_bias = draw(X, 1.0, random);
-  std::vector<int64_t> order;
-  for (int64_t first = 0; first < panels * kGatedColumns; first += kGatedColumns) {
-    for (int64_t half = 0; half < 2; ++half) {
-      for (int64_t f = first; f < first + kGatedColumns; ++f) order.push_back(f < F ? half * F + f : -1);
-    }
-  }
-  std::vector<Floats> gate_up, down;
-  std::vector<std::vector<uint32_t>> packed_up, packed_down;
-  std::vector<const uint32_t*> up_addresses, down_addresses;
-  Floats up_bias(size_t(X * panels * 64)), down_bias(size_t(X * whole));
-  const Floats up_values = draw(X * 2 * F, 1.0, random), down_values = draw(X * D, 1.0, random);
-  for (int64_t e = 0; e < X; ++e) {
-    gate_up.push_back(draw(2 * F * D, 1.0 / std::sqrt(double(D)), random));
-    down.push_back(draw(D * F, 1.0 / std::sqrt(double(F)), random));
-    packed_up.push_back(packed(gate_up.back(), 2 * F, D, order, s.lane));
-    packed_down.push_back(packed(down.back(), D, F, in_order(D), s.lane));
-    for (size_t c = 0; c < order.size(); ++c) {
-      if (order[c] >= 0) up_bias[size_t(e * panels * 64) + c] = up_values[size_t(e * 2 * F + order[c])];
-    }
-    for (int64_t d = 0; d < D; ++d) down_bias[size_t(e * whole + d)] = down_values[size_t(e * D + d)];
-  }
-  for (int64_t e = 0; e < X; ++e) {
-    up_addresses.push_back(packed_up[size_t(e)].data());
-    down_addresses.push_back(packed_down[size_t(e)].data());
-  }
-  const std::vector<uint32_t> packed_router = packed(router, X, D, in_order(X), s.lane);
-  const Floats norm = padded(scale, D), padded_bias = padded(router_bias, 64);
-  const auto run = [&](int num_threads) {
-    Floats out = x;
-    experts({out.data(),
-             s.num_tokens,
-             D,
-             {norm.data(), 1e-5},
-             packed_router.data(),
-             padded_bias.data(),
-             X,
-             used,
-             true,
-             up_addresses.data(),
-             down_addresses.data(),
-             up_bias.data(),
-             down_bias.data(),
-             s.lane,
-             F,
-             Activation::kSilu},
-            isa, num_threads);
-    return out;
-  };
-  const Floats out = run(1);
-  if (run(3) != out) throw std::runtime_error("experts: three threads give other bits than one");
-  for (int64_t t = 0; t < s.num_tokens; ++t) {
-    const std::vector<double> y = normed(x.data() + t * D, scale, D, s.lane);
-    std::vector<std::pair<double, int64_t>> logits;
-    for (int64_t e = 0; e < X; ++e)
-      logits.push_back({-dot(y, router, e, s.lane) - router_bias[size_t(e)], e});
-    std::sort(logits.begin(), logits.end());
-    if (logits[2].first - logits[1].first < 0.05) continue;  // a rounding may choose another
-    std::vector<double> sum(size_t(D), 0.0);
-    double shares = 0.0;
-    for (int64_t j = 0; j < used; ++j) {
-      const int64_t e = logits[size_t(j)].second;
-      const double share = std::exp(logits[0].first - logits[size_t(j)].first);
-      shares += share;
-      std::vector<double> gated;
-      for (int64_t f = 0; f < F; ++f) {
-        const double gate = dot(y, gate_up[size_t(e)], f, s.lane) + up_values[size_t(e * 2 * F + f)];
-        const double up = dot(y, gate_up[size_t(e)], F + f, s.lane) + up_values[size_t(e * 2 * F + F + f)];
-        gated.push_back(rounded(gate / (1.0 + std::exp(-gate)) * up, s.lane));
-      }
-      for (int64_t d = 0; d < D; ++d) {
-        sum[size_t(d)] += share * (dot(gated, down[size_t(e)], d, s.lane) + down_values[size_t(e * D + d)]);
-      }
-    }
-    for (int64_t d = 0; d < D; ++d) {
-      const double expected = double(x[size_t(t * D + d)]) + sum[size_t(d)] / shares;
-      expect_near(double(out[size_t(t * D + d)]), expected, s.lane == Element::kFp32 ? 2e-5 : 3e-2,
-                  "experts");
-    }
-  }
-}
-
 }  // namespace
 }  // namespace psyfast
 
 int main() {
   using namespace psyfast;
-  const Shape shapes[] = {{1, 5, 1, 1, 2, 3, Element::kFp32},       {13, 33, 4, 2, 16, 33, Element::kFp32},
-                          {70, 40, 2, 1, 80, 2100, Element::kFp32}, {1, 5, 1, 1, 2, 3, Element::kBf16},
-                          {13, 33, 4, 2, 16, 33, Element::kBf16},   {70, 40, 2, 1, 80, 2100, Element::kBf16}};
-  for (Isa isa : available_isas()) {
-    std::mt19937 random(12345);
-    try {
-      for (const Shape& shape : shapes) {
-        for (bool together : {false, true}) check_attn_in(shape, together, isa, random);
-        for (bool gated : {false, true}) check_attn_out(shape, gated, isa, random);
-        check_mlp(shape, isa, random);
-        check_experts(shape, isa, random);
-      }
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "%s: %s\n", isa_name(isa), error.what());
-      return 1;
-    }
-    std::printf("%s: ok\n", isa_name(isa));
-  }
-  return 0;
+  return check_shapes([](const Shape& shape, Isa isa, std::mt19937& random) {
+    for (bool together : {false, true}) check_attn_in(shape, together, isa, random);
+    for (bool gated : {false, true}) check_attn_out(shape, gated, isa, random);
+    check_mlp(shape, isa, random);
+  });
 }
